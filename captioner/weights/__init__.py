@@ -1,0 +1,1 @@
+"""Foreign checkpoints: read without their frameworks, and assigned to our variables strictly."""

@@ -1,0 +1,112 @@
+"""Strict assignment: each source tensor is used or ignored for a reason, each variable is filled."""
+
+import dataclasses
+import fnmatch
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import keras
+import numpy as np
+
+_NAMES_SHOWN = 8
+
+
+class WeightsError(ValueError):
+    """A checkpoint that cannot be read, or that does not fit the model."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AssignmentReport:
+    """What became of each tensor of a checkpoint."""
+
+    assigned: dict[str, str]
+    """Path of the target variable of each source tensor that was used."""
+    ignored: dict[str, str]
+    """Reason for each source tensor that was left out."""
+    new: tuple[str, ...]
+    """Paths of the target variables that keep their initial values."""
+
+
+def assign_strictly(
+    sources: Mapping[str, np.ndarray],
+    table: Iterable[tuple[str, keras.Variable, Callable[[np.ndarray], np.ndarray] | None]],
+    *,
+    targets: Iterable[keras.Variable],
+    ignored: Mapping[str, str] | None = None,
+    new: Iterable[keras.Variable] = (),
+) -> AssignmentReport:
+    """Copies a checkpoint into variables, with every tensor on both sides accounted for.
+
+    Names and shapes are checked before the first variable changes, so an error leaves the model as it was.
+
+    Args:
+        sources: mapping from tensor names to arrays. A lazy mapping is read one tensor at a time, twice.
+        table: rows `(source_name, variable, transform)`. `transform` takes the source array to the variable's
+            layout; None leaves it as it is. A source that fills two variables (by slices, say) has a row for each.
+        targets: all variables that the model wants filled, usually `model.variables`.
+        ignored: reason for each shell-style pattern of source names that are not used, such as
+            `{"*.num_batches_tracked": "counts training steps"}`.
+        new: variables that are not in the checkpoint and keep their initial values.
+
+    Returns:
+        An `AssignmentReport`.
+
+    Raises:
+        WeightsError: If a source or a target is missing, left over or of the wrong shape; the message names
+            them.
+    """
+    table, new, ignored = list(table), list(new), dict(ignored or {})
+    problems = _table_problems(sources, table, list(targets), new)
+    used = {name for name, _, _ in table}
+    reasons = {}
+    for name in sources:
+        reason = next((why for pattern, why in ignored.items() if fnmatch.fnmatchcase(name, pattern)), None)
+        if name not in used and reason is not None:
+            reasons[name] = reason
+    leftover = [name for name in sources if name not in used and name not in reasons]
+    problems += _named("the checkpoint has tensors that the model does not", leftover, sources)
+    if not problems:
+        misfits = []
+        for name, variable, transform in table:
+            shape = np.shape(_transformed(sources, name, transform))
+            if shape != tuple(variable.shape):
+                misfits.append(f"{name} {shape} for {variable.path} {tuple(variable.shape)}")
+        problems += _listed("shapes differ", misfits)
+    if problems:
+        raise WeightsError("The checkpoint does not fit the model: " + "; ".join(problems) + ".")
+    for name, variable, transform in table:
+        variable.assign(_transformed(sources, name, transform))
+    return AssignmentReport(
+        assigned={name: variable.path for name, variable, _ in table},
+        ignored=reasons,
+        new=tuple(variable.path for variable in new),
+    )
+
+
+def _table_problems(sources, table, targets, new):
+    filled = Counter(id(variable) for _, variable, _ in table) + Counter(id(variable) for variable in new)
+    twice = {v.path for v in [*(row[1] for row in table), *new] if filled[id(v)] > 1}
+    missing = [name for name, _, _ in table if name not in sources]
+    unfilled = [f"{v.path} {tuple(v.shape)}" for v in targets if id(v) not in filled]
+    return [
+        *_listed("the checkpoint lacks", dict.fromkeys(missing)),
+        *_listed("variables would stay unset", unfilled),
+        *_listed("variables would be set twice", sorted(twice)),
+    ]
+
+
+def _transformed(sources, name, transform):
+    array = np.asarray(sources[name])
+    return array if transform is None else transform(array)
+
+
+def _named(text, names, sources):
+    return _listed(text, [f"{name} {np.shape(sources[name])}" for name in names])
+
+
+def _listed(text, names):
+    names = list(names)
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return [f"{text}: {', '.join(names[:_NAMES_SHOWN])}{more}"]
