@@ -1,0 +1,103 @@
+"""Brings an image to the size of the model. Axes: H, W rows and columns of the image; h, w of the result."""
+
+import dataclasses
+import operator
+import typing
+
+PAD_VALUE = 127.0
+"""Grey level of the margins of `resize="pad"`: the middle of 0..255."""
+
+ResizeMode = typing.Literal["stretch", "center_crop", "pad"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTransform:
+    """Resizes an image, antialiased and bilinear, the same way for training and captioning.
+
+    One code path serves eager calls and tf.data. `ImageTransform(**dataclasses.asdict(transform))` restores
+    it, through JSON as well.
+
+    Call arguments:
+        image: uint8 or float tensor or array `(H, W, 3)`, values 0..255.
+
+    Returns:
+        float32 tensor `(h, w, 3)` with static shape, values 0..255, `(h, w) = image_size`.
+
+    Raises:
+        ValueError: If a setting or the shape of the image is impossible.
+    """
+
+    image_size: tuple[int, int]
+    """Height and width of the result in px."""
+    resize: ResizeMode = "stretch"
+    """stretch: both axes by their own factor; center_crop: the largest centred box of the right aspect ratio;
+    pad: the whole image, centred between grey margins."""
+
+    def __post_init__(self) -> None:
+        try:
+            height, width = (operator.index(side) for side in self.image_size)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"`image_size` must be two whole numbers (height, width) in px; received {self.image_size!r}."
+            ) from None
+        if min(height, width) < 1:
+            raise ValueError(f"`image_size` must be at least 1 px; received {self.image_size!r}.")
+        if self.resize not in typing.get_args(ResizeMode):
+            raise ValueError(
+                f"`resize` must be one of {', '.join(typing.get_args(ResizeMode))}; received {self.resize!r}."
+            )
+        object.__setattr__(self, "image_size", (height, width))  # JSON brings a list
+
+    def __call__(self, image):
+        return self.padded(self.resized(image))
+
+    def resized(self, image):
+        """Crops and resizes, but leaves the margins of `pad` out: float32 `(<=h, <=w, 3)`."""
+        import tensorflow as tf
+
+        image = as_image(image)
+        height, width = self.image_size
+        rows, columns = tf.unstack(tf.shape(image, out_type=tf.int64)[:2])
+        size = self.image_size
+        if self.resize == "center_crop":
+            box_rows = tf.clip_by_value(_rounded_ratio(columns * height, width), 1, rows)
+            box_columns = tf.clip_by_value(_rounded_ratio(rows * width, height), 1, columns)
+            top, left = (rows - box_rows) // 2, (columns - box_columns) // 2
+            image = image[top : top + box_rows, left : left + box_columns]
+        elif self.resize == "pad":
+            # The side that fills the result is computed as exactly its length.
+            new_rows = tf.clip_by_value(_rounded_ratio(rows * width, columns), 1, height)
+            new_columns = tf.clip_by_value(_rounded_ratio(columns * height, rows), 1, width)
+            size = tf.cast(tf.stack([new_rows, new_columns]), tf.int32)
+        # On the processor also where a GPU is present, so that every machine gives the same pixels.
+        with tf.device("CPU"):
+            return tf.cast(tf.image.resize(image, size, antialias=True), tf.float32)
+
+    def padded(self, image):
+        """Adds the margins of `pad` to what `resized` gave: float32 `(h, w, 3)`, a fixed shape."""
+        import tensorflow as tf
+
+        height, width = self.image_size
+        if self.resize == "pad":
+            rows, columns = tf.unstack(tf.shape(image)[:2])
+            top, left = (height - rows) // 2, (width - columns) // 2
+            margins = [[top, height - rows - top], [left, width - columns - left], [0, 0]]
+            image = tf.pad(image, margins, constant_values=PAD_VALUE)
+        return tf.ensure_shape(image, (height, width, 3))
+
+
+def as_image(image):
+    """Returns the image as a tensor `(H, W, 3)`; refuses another rank or number of channels."""
+    import tensorflow as tf
+
+    image = tf.convert_to_tensor(image)
+    if not image.shape.is_compatible_with((None, None, 3)):
+        raise ValueError(
+            f"`image` must be one RGB image of shape (height, width, 3); received shape {image.shape}. "
+            "decode_image gives this shape for every file."
+        )
+    return image
+
+
+def _rounded_ratio(numerator, denominator):
+    return (2 * numerator + denominator) // (2 * denominator)
