@@ -1,0 +1,1 @@
+"""The `captioner` command: reads flags, calls the libraries, prints."""

@@ -1,0 +1,178 @@
+"""The `captioner` command: finds the subcommand, turns its flags into a dataclass, and its errors into exit codes."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tools.errors import UsageError
+from tools.quiet import silence_tensorflow
+
+DONE, SOME_FAILED, USAGE = 0, 1, 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A subcommand: where its settings dataclass and its function are; the module is imported only when it is called."""
+
+    words: tuple[str, ...]
+    module: str
+    settings: str
+    function: str
+    summary: str
+
+
+COMMANDS = (
+    Command(("caption",), "tools.caption", "CaptionCommand", "caption", "Write captions for photos."),
+    Command(
+        ("train", "csv"),
+        "tools.train",
+        "TrainCsvCommand",
+        "train_csv",
+        "Train a captioner on a table of images.",
+    ),
+    Command(
+        ("evaluate",),
+        "tools.evaluate",
+        "EvaluateCommand",
+        "evaluate",
+        "Score captions with the COCO metrics.",
+    ),
+)
+
+HELP = """\
+usage: captioner [--debug] COMMAND ...
+
+Writes captions for images, and trains models that do.
+
+commands:
+{commands}
+
+options:
+  -h, --help   show this help; after a command, its flags and an example
+  --version    show the version
+  --debug      show the whole traceback of an error
+
+example:
+  captioner caption photo.jpg
+
+exit codes: 0 all done, 1 some inputs or the task failed, 2 the command was called wrongly.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    Args:
+        argv: list of strings. The words after `captioner`; those of the process by default.
+
+    Returns:
+        int. 0 all done, 1 some inputs or the task failed, 2 wrong usage, 130 after Ctrl-C, 141 when the reader of
+        the output went away.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = bool(words) and words[0] == "--debug"
+    if debug:
+        words.pop(0)
+    silence_tensorflow()
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # the flag parser's, with help or a usage error already written
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except KeyboardInterrupt:
+        _say("stopped by Ctrl-C; files that were finished are kept.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes standard output once more at its exit, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (ValueError, OSError, ImportError) as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            _say(f"error: {error}")
+        return USAGE if isinstance(error, UsageError) else SOME_FAILED
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        (sys.stdout if words else sys.stderr).write(_help())
+        return DONE if words else USAGE
+    if words[0] == "--version":
+        sys.stdout.write(f"captioner {_version()}\n")
+        return DONE
+    command = _find(words)
+    settings, function = load(command)
+    return function(parse(command, settings, words[len(command.words) :]))
+
+
+def load(command: Command) -> tuple[type, Callable[[Any], int]]:
+    """Imports a command's module; returns its settings dataclass and its function."""
+    module = importlib.import_module(command.module)
+    return getattr(module, command.settings), getattr(module, command.function)
+
+
+def parse(command: Command, settings: type, words: Sequence[str]) -> Any:
+    """Makes a command's settings from its flags. Leaves by `SystemExit` after help (0) or a wrong flag (2)."""
+    import tyro
+
+    return tyro.cli(
+        settings,
+        prog=" ".join(("captioner", *command.words)),
+        description=inspect.cleandoc(settings.__doc__ or ""),
+        args=list(words),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def _find(words: list[str]) -> Command:
+    for command in COMMANDS:
+        if tuple(words[: len(command.words)]) == command.words:
+            return command
+    group = [" ".join(command.words) for command in COMMANDS if command.words[0] == words[0]]
+    if group:  # `captioner train` without saying what to train on
+        if words[1:2] in (["-h"], ["--help"]):
+            sys.stdout.write(_help())
+            raise SystemExit(DONE)
+        raise UsageError(f"`{words[0]}` needs a second word: {_listed(group)}. See `captioner --help`.")
+    names = [" ".join(command.words) for command in COMMANDS]
+    if words[0].startswith("-"):
+        raise UsageError(f"unknown option {words[0]!r} before a command; commands are {_listed(names)}.")
+    near = difflib.get_close_matches(words[0], names, n=1)
+    meant = f" Did you mean {near[0]!r}?" if near else " To caption a file: `captioner caption FILE`."
+    raise UsageError(f"unknown command {words[0]!r}; commands are {_listed(names)}.{meant}")
+
+
+def _help() -> str:
+    lines = (f"  {' '.join(command.words):<12} {command.summary}" for command in COMMANDS)
+    return HELP.format(commands="\n".join(lines))
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("captioner")
+    except metadata.PackageNotFoundError:
+        return "(not installed: run from a checkout)"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"captioner: {message}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
