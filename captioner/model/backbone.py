@@ -1,0 +1,203 @@
+"""Image encoder, image tokens and decoder in one KerasHub backbone.
+
+Axes: B images, G texts per image, T text positions, S image tokens, D width.
+"""
+
+from collections.abc import Iterable
+
+import keras
+import keras_hub
+
+from captioner.model.gpt2_decoder import GPT2Decoder
+from captioner.model.image_encoders import build_image_encoder
+from captioner.model.image_tokens import ImageTokens
+
+PARTS = ("image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings")
+"""The parts of a captioner that can be frozen one by one."""
+
+
+@keras.saving.register_keras_serializable("captioner")
+class CaptionerBackbone(keras_hub.models.Backbone):
+    """An image encoder whose feature map, read as a sequence, is cross-attended by a GPT-2.
+
+    Args:
+        image_encoder: str, a name that `build_image_encoder` knows, or a `keras.Model` from float `(B, height, width, 3)` in
+            0..255 to `(B, h, w, C)` or `(B, S, C)`. A name gives random weights; `captioner.weights` loads others.
+        image_size: `(height, width)` in px.
+        vocabulary_size: int. Tokens of the vocabulary, without the special ones.
+        num_special_tokens: int. Trainable tokens behind the vocabulary.
+        hidden_dim: int. Width D of image tokens and decoder.
+        num_heads: int.
+        num_image_layers: int. Bidirectional blocks over the image tokens; may be 0.
+        num_layers: int. Decoder blocks.
+        intermediate_dim: optional int. Defaults to four times `hidden_dim`.
+        max_sequence_length: int. Text positions.
+        dropout: float. For image tokens and decoder.
+        layer_norm_epsilon: float.
+        train_batch_norm: bool. Whether the image encoder's batch statistics are learned. False suits pretrained encoders:
+            their statistics stay as they are, also when their weights are trained.
+        dtype: optional dtype policy.
+
+    Call arguments:
+        inputs: dict of `images` float `(B, height, width, 3)` in 0..255, `token_ids` int `(B, G, T)` and `padding_mask` bool
+            `(B, G, T)`, True = a real token. `(B, T)` is taken as G = 1.
+
+    Returns:
+        Float tensor `(B, G, T, D)`, or `(B, T, D)` as the inputs were: the final hidden states of the decoder.
+    """
+
+    def __init__(
+        self,
+        image_encoder,
+        image_size: tuple[int, int],
+        vocabulary_size: int,
+        num_special_tokens: int,
+        hidden_dim: int,
+        num_heads: int,
+        num_image_layers: int,
+        num_layers: int,
+        intermediate_dim: int | None = None,
+        max_sequence_length: int = 1024,
+        dropout: float = 0.0,
+        layer_norm_epsilon: float = 1e-5,
+        train_batch_norm: bool = False,
+        dtype=None,
+        **kwargs,
+    ):
+        image_size = tuple(image_size)
+        intermediate_dim = intermediate_dim or 4 * hidden_dim
+        self.image_encoder = (
+            build_image_encoder(image_encoder, image_size, dtype=dtype)
+            if isinstance(image_encoder, str)
+            else image_encoder
+        )
+        self.image_tokens = ImageTokens(
+            hidden_dim=hidden_dim,
+            num_layers=num_image_layers,
+            num_heads=num_heads,
+            intermediate_dim=intermediate_dim,
+            dropout=dropout,
+            layer_norm_epsilon=layer_norm_epsilon,
+            dtype=dtype,
+            name="image_tokens",
+        )
+        self.decoder = GPT2Decoder(
+            vocabulary_size=vocabulary_size,
+            num_special_tokens=num_special_tokens,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            max_sequence_length=max_sequence_length,
+            dropout=dropout,
+            layer_norm_epsilon=layer_norm_epsilon,
+            dtype=dtype,
+            name="decoder",
+        )
+        self.token_embedding = self.decoder.token_embedding
+
+        images = keras.Input((*image_size, 3), name="images")
+        features = self.image_encoder(images, training=None if train_batch_norm else False)
+        inputs, outputs = self._text_graph(features)
+        super().__init__(inputs={"images": images, **inputs}, outputs=outputs, dtype=dtype, **kwargs)
+
+        self.image_encoder_name = image_encoder if isinstance(image_encoder, str) else None
+        self.image_size = image_size
+        self.vocabulary_size = vocabulary_size
+        self.num_special_tokens = num_special_tokens
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.num_image_layers = num_image_layers
+        self.num_layers = num_layers
+        self.intermediate_dim = intermediate_dim
+        self.max_sequence_length = max_sequence_length
+        self.dropout = dropout
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.train_batch_norm = train_batch_norm
+
+    def _text_graph(self, features):
+        """The symbolic way from a feature map to hidden states: `(text inputs, hidden states)`."""
+        inputs = {
+            "token_ids": keras.Input((None, None), dtype="int32", name="token_ids"),
+            "padding_mask": keras.Input((None, None), dtype="bool", name="padding_mask"),
+        }
+        hidden = self.decoder(inputs["token_ids"], inputs["padding_mask"], self.image_tokens(features))
+        return inputs, hidden
+
+    def feature_model(self) -> keras.Model:
+        """A model that takes the feature map as `images` and shares all variables: for features computed once.
+
+        Returns:
+            `keras.Model` from `images` float `(B, h, w, C)`, `token_ids` and `padding_mask` to logits `(B, G, T, V)`.
+        """
+        features = keras.Input(self.image_encoder.output_shape[1:], name="images")
+        inputs, hidden = self._text_graph(features)
+        return keras.Model({"images": features, **inputs}, self.token_embedding(hidden, reverse=True))
+
+    @property
+    def input_spec(self):
+        # `(B, T)` texts are welcome, so the rank is not checked here but in `call`.
+        return None
+
+    def call(self, inputs, training=None, mask=None):
+        squeeze = len(inputs["token_ids"].shape) == 2
+        if squeeze:
+            inputs = dict(inputs)
+            for key in ("token_ids", "padding_mask"):
+                inputs[key] = keras.ops.expand_dims(inputs[key], 1)
+        outputs = super().call(inputs, training=training, mask=mask)
+        return keras.ops.squeeze(outputs, 1) if squeeze else outputs
+
+    def set_trainable_parts(self, parts: Iterable[str]) -> None:
+        """Trains the named parts and freezes the others. Special tokens are always trained.
+
+        Args:
+            parts: names of `PARTS`. `image_encoder`; `image_blocks`: projection, positions and bidirectional blocks;
+                `cross_attention`: of all decoder blocks; `decoder`: the rest of the decoder's blocks and its final norm;
+                `embeddings`: tokens and positions.
+
+        Raises:
+            ValueError: If a name is unknown.
+        """
+        parts = set(parts)
+        if unknown := parts - set(PARTS):
+            raise ValueError(f"`parts` must be of {', '.join(PARTS)}; received {sorted(unknown)}.")
+        self.trainable = True
+        self.image_encoder.trainable = "image_encoder" in parts
+        self.image_tokens.trainable = "image_blocks" in parts
+        decoder = self.decoder
+        for block in decoder.blocks:
+            block.trainable = "decoder" in parts
+            for layer in block.cross_attention_layers:
+                layer.trainable = "cross_attention" in parts
+        decoder.final_norm.trainable = "decoder" in parts
+        decoder.position_embedding.trainable = "embeddings" in parts
+        self.token_embedding.embeddings.trainable = "embeddings" in parts
+
+    def default_lora_layer_names(self):
+        return ["query_key_value", "cross_attention_query", "cross_attention_key_value"]
+
+    def get_config(self):
+        encoder = self.image_encoder_name or keras.saving.serialize_keras_object(self.image_encoder)
+        return super().get_config() | {
+            "image_encoder": encoder,
+            "image_size": list(self.image_size),
+            "vocabulary_size": self.vocabulary_size,
+            "num_special_tokens": self.num_special_tokens,
+            "hidden_dim": self.hidden_dim,
+            "num_heads": self.num_heads,
+            "num_image_layers": self.num_image_layers,
+            "num_layers": self.num_layers,
+            "intermediate_dim": self.intermediate_dim,
+            "max_sequence_length": self.max_sequence_length,
+            "dropout": self.dropout,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "train_batch_norm": self.train_batch_norm,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config["image_encoder"], dict):
+            config["image_encoder"] = keras.saving.deserialize_keras_object(config["image_encoder"])
+        return super().from_config(config)

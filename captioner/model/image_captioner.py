@@ -1,0 +1,245 @@
+"""The captioner: images in, captions with scores out.
+
+Axes: B images, G texts per image, N captions per image, L text positions, V vocabulary.
+"""
+
+import os
+from collections.abc import Sequence
+
+import keras
+import keras_hub
+import numpy as np
+from keras import ops
+
+from captioner.model.backbone import CaptionerBackbone
+from captioner.model.caption import Caption
+from captioner.model.inference import compile_inference
+from captioner.model.preprocessor import ImageCaptionerPreprocessor
+from captioner.model.presets import resolve_preset
+from captioner.sampling.sampler import CaptionSampler, decode, require_captions, rows_per_image
+from captioner.sampling.settings import BeamSearch, DecodingSettings, NucleusSampling
+from captioner.sampling.token_sampling import uniform_draws
+
+
+@keras.saving.register_keras_serializable("captioner")
+class ImageCaptioner(keras_hub.models.CausalLM):
+    """A `CaptionerBackbone` with its tokenizer and image transform: trains, generates and captions.
+
+    `compile`, `fit`, `generate`, `from_preset` and `save_to_preset` are KerasHub's; `caption` adds what captioning needs:
+    several captions for each image, with their probabilities.
+
+    Args:
+        backbone: `CaptionerBackbone`.
+        preprocessor: optional `ImageCaptionerPreprocessor`; without it, inputs are the backbone's.
+
+    Call arguments:
+        inputs: dict of `images` float `(B, height, width, 3)`, `token_ids` int `(B, G, T)`, `padding_mask` bool `(B, G, T)`;
+            `(B, T)` is taken as G = 1.
+
+    Returns:
+        float32 logits `(B, G, T, V)`, or `(B, T, V)` as the inputs were.
+
+    Example:
+    ```python
+    model = captioner.ImageCaptioner.from_preset("flickr8k_lite0")
+    for caption in model.caption(["photo.jpg"], num_captions=3)[0]:
+        print(caption.text, caption.score)
+    ```
+    """
+
+    backbone_cls = CaptionerBackbone
+    preprocessor_cls = ImageCaptionerPreprocessor
+
+    def __init__(self, backbone, preprocessor=None, **kwargs):
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        inputs = backbone.input
+        outputs = backbone.token_embedding(backbone(inputs), reverse=True)
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._inference_functions = {}
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        """Loads a bundled preset by name, a preset folder, a training run's folder, or `hf://` and `kaggle://` handles.
+
+        See `keras_hub.models.Task.from_preset`.
+        """
+        return super().from_preset(resolve_preset(preset), load_weights=load_weights, **kwargs)
+
+    def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler=None, **kwargs):
+        """As `keras_hub.models.CausalLM.compile`; `sampler` may be decoding settings, and is beam search by default."""
+        if sampler is None or isinstance(sampler, DecodingSettings):
+            sampler = CaptionSampler(sampler)
+        super().compile(optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs)
+
+    @property
+    def input_spec(self):
+        return None
+
+    def call(self, inputs, training=None, mask=None):
+        hidden = self.backbone(inputs, training=training)
+        return self.backbone.token_embedding(hidden, reverse=True)
+
+    def caption(
+        self,
+        images: Sequence,
+        sampler: DecodingSettings | None = None,
+        num_captions: int = 1,
+        batch_size: int = 16,
+    ) -> list[list[Caption]]:
+        """Captions images.
+
+        Args:
+            images: list of paths, or of uint8 or float arrays `(H, W, 3)` in 0..255; sizes may differ.
+            sampler: `BeamSearch` (the default), `NucleusSampling` or `Greedy`.
+            num_captions: int. Captions for each image, best first.
+            batch_size: int. Images that run through the model at once.
+
+        Returns:
+            For each image a list of `num_captions` captions.
+
+        Raises:
+            ImageError: If an image cannot be read.
+            ValueError: If the sampler cannot give that many captions.
+        """
+        sampler = sampler or BeamSearch()
+        require_captions(sampler, num_captions)
+        if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3:
+            images = [images]
+        return [
+            captions
+            for start in range(0, len(images), batch_size)
+            for captions in self.caption_batch(
+                self.preprocessor.prepare_images(images[start : start + batch_size]), sampler, num_captions
+            )
+        ]
+
+    def caption_batch(
+        self, images, sampler: DecodingSettings, num_captions: int = 1, from_features: bool = False
+    ) -> list[list[Caption]]:
+        """Captions a batch that is ready for the model.
+
+        Args:
+            images: float array `(B, height, width, 3)` in 0..255; with `from_features`, feature maps `(B, h, w, C)`.
+            sampler: decoding settings.
+            num_captions: int.
+            from_features: bool. Whether the image encoder has been run already.
+        """
+        limit = self.backbone.max_sequence_length - 1
+        if sampler.max_length > limit:
+            raise ValueError(
+                f"`max_length` must be at most {limit}, the positions that this model has learned behind its start token; "
+                f"received max_length={sampler.max_length}."
+            )
+        key = (sampler, num_captions, from_features)
+        if key not in self._inference_functions:
+
+            def search(images, uniforms):
+                return self._search(images, uniforms, sampler, num_captions, from_features)
+
+            self._inference_functions[key] = compile_inference(self, search)
+        seed = sampler.seed if isinstance(sampler, NucleusSampling) else 0
+        uniforms = uniform_draws(seed, num_captions, sampler.max_length + 1)
+        decoded = self._inference_functions[key](np.asarray(images, "float32"), uniforms)
+        return self._captions(decoded)
+
+    def _search(self, images, uniforms, sampler, num_captions, from_features):
+        backbone = self.backbone
+        features = images if from_features else backbone.image_encoder(images, training=False)
+        image_tokens = backbone.image_tokens(features, training=False)
+        num_images = ops.shape(image_tokens)[0]
+        tokenizer = self.preprocessor.tokenizer
+        length = sampler.max_length + 1  # the start token is not part of the caption
+        start = ops.arange(length) == 0
+        prompt = ops.broadcast_to(
+            ops.where(start, tokenizer.start_token_id, tokenizer.pad_token_id), (num_images, length)
+        )
+        next = self._next_function(image_tokens)
+        cache = backbone.decoder.empty_cache(num_images * rows_per_image(sampler, num_captions), length)
+        return decode(
+            next,
+            ops.cast(prompt, "int32"),
+            cache,
+            1,
+            ops.broadcast_to(start, (num_images, length)),
+            (tokenizer.end_token_id,),
+            tokenizer.pad_token_id,
+            sampler,
+            num_captions,
+            uniforms,
+        )
+
+    def _next_function(self, image_tokens):
+        """The step of a sampler; it closes over the images' keys and values, which are never tiled or moved."""
+        decoder = self.backbone.decoder
+        image_keys_values = decoder.image_keys_values(image_tokens)
+
+        def next(token_ids, cache, index):
+            last = ops.slice(token_ids, (0, index - 1), (ops.shape(token_ids)[0], 1))
+            hidden, cache, _ = decoder.decode(last, cache, index - 1, image_keys_values)
+            return decoder.logits(hidden)[:, 0], hidden[:, 0], cache
+
+        return next
+
+    def _captions(self, decoded) -> list[list[Caption]]:
+        token_ids, token_log_probs, log_probs, scores, lengths = (ops.convert_to_numpy(x) for x in decoded)
+        tokenizer = self.preprocessor.tokenizer
+
+        def caption(b, n):
+            generated = slice(1, 1 + int(lengths[b, n]))
+            return Caption(
+                text=tokenizer.decode(token_ids[b, n, generated]).strip(),
+                token_ids=tuple(token_ids[b, n, generated].tolist()),
+                token_log_probs=tuple(token_log_probs[b, n, generated].tolist()),
+                log_prob=float(log_probs[b, n]),
+                score=float(scores[b, n]),
+            )
+
+        return [[caption(b, n) for n in range(scores.shape[1])] for b in range(scores.shape[0])]
+
+    def generate_step(self, inputs, stop_token_ids=None):
+        """One batch of `generate()`, with whatever sampler `compile()` was given; see `keras_hub.models.CausalLM`."""
+        token_ids, padding_mask = inputs["token_ids"], ops.cast(inputs["padding_mask"], "bool")
+        backbone = self.backbone
+        image_tokens = backbone.image_tokens(backbone.image_encoder(inputs["images"], training=False), training=False)
+        step = self._next_function(image_tokens)
+
+        # KerasHub's samplers repeat and move the cache as one tensor: (R, layers, 2, N, L, H).
+        def pack(cache):
+            return ops.stack([ops.stack(pair, axis=1) for pair in cache], axis=1)
+
+        def unpack(cache):
+            return [(cache[:, i, 0], cache[:, i, 1]) for i in range(backbone.num_layers)]
+
+        def next(prompt, cache, index):
+            logits, hidden, cache = step(prompt, unpack(cache), index)
+            return logits, hidden, pack(cache)
+
+        length = token_ids.shape[1]
+        cache = backbone.decoder.empty_cache(ops.shape(token_ids)[0], length)
+        lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=-1)
+        # The cache is filled by stepping through the prompt, so that prompts of different lengths need no second way.
+        token_ids = self.sampler(
+            next=next,
+            prompt=token_ids,
+            cache=pack(cache),
+            index=1,
+            mask=padding_mask,
+            stop_token_ids=stop_token_ids,
+            hidden_states=None,
+            model=self,
+        )
+        is_stop = ops.zeros_like(padding_mask)
+        for stop_token_id in stop_token_ids or ():
+            is_stop = ops.logical_or(is_stop, token_ids == stop_token_id)
+        is_stop = ops.cast(ops.logical_and(is_stop, ops.arange(length)[None, :] >= lengths[:, None]), "int32")
+        stopped_before = ops.cumsum(is_stop, axis=-1) - is_stop
+        return {"token_ids": token_ids, "padding_mask": stopped_before == 0}
+
+    def _normalize_generate_inputs(self, inputs):
+        if self.preprocessor is None:
+            return [inputs], False
+        inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
+        images = inputs["images"]
+        single = isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3
+        return [{key: [value] if single else value for key, value in inputs.items()}], single

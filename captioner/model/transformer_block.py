@@ -1,0 +1,215 @@
+"""The one transformer block: bidirectional for image tokens, causal with cross-attention for text.
+
+Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens or cached positions, N heads, H head width,
+D width.
+"""
+
+import keras
+from keras import ops
+
+
+def split_heads(x, num_heads: int):
+    """`(B, T, N*H)` -> `(B, N, T, H)`."""
+    length, width = ops.shape(x)[1], x.shape[-1]
+    x = ops.reshape(x, (-1, length, num_heads, width // num_heads))
+    return ops.transpose(x, (0, 2, 1, 3))
+
+
+def merge_heads(x):
+    """`(B, N, T, H)` -> `(B, T, N*H)`."""
+    length, width = ops.shape(x)[2], x.shape[1] * x.shape[3]
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
+
+
+def attend(queries, keys, values, mask=None, dropout=None, training=None):
+    """Scaled dot-product attention, with the softmax in float32 whatever the dtype of the inputs.
+
+    Args:
+        queries: float tensor `(B, N, T, H)`.
+        keys: float tensor `(B, N, S, H)`.
+        values: float tensor `(B, N, S, H)`.
+        mask: bool tensor broadcastable to `(B, N, T, S)`; True = attend. None attends everywhere.
+        dropout: optional layer applied to the weights.
+
+    Returns:
+        `(outputs (B, N, T, H), weights (B, N, T, S))`; the weights are those before dropout.
+
+    References:
+        - [Vaswani et al., 2017](https://arxiv.org/abs/1706.03762), section 3.2.1
+    """
+    queries = queries * ops.cast(queries.shape[-1] ** -0.5, queries.dtype)
+    scores = ops.cast(ops.matmul(queries, ops.transpose(keys, (0, 1, 3, 2))), "float32")
+    if mask is not None:
+        scores = ops.where(mask, scores, -1e9)
+    weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
+    dropped = weights if dropout is None else dropout(weights, training=training)
+    return ops.matmul(dropped, values), weights
+
+
+def _kernel_initializer():
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
+@keras.saving.register_keras_serializable("captioner")
+class TransformerBlock(keras.layers.Layer):
+    """Pre-norm block of GPT-2: self-attention, optional cross-attention to image tokens, MLP with tanh GELU.
+
+    Query, key and value of the self-attention are one fused projection, as are key and value of the cross-attention.
+
+    Args:
+        num_heads: int. Attention heads N; must divide D.
+        intermediate_dim: int. Width of the MLP's hidden layer.
+        cross_attention: bool. Whether the block attends to image tokens between self-attention and MLP.
+        dropout: float. Rate on attention weights and on each residual branch.
+        layer_norm_epsilon: float.
+
+    Call arguments:
+        x: float tensor `(R, T, D)`.
+        self_attention_mask: bool tensor broadcastable to `(R, N, T, S)`; True = attend. None = bidirectional.
+        image_keys: float tensor `(B, N, S, H)` from `project_image`, with R = B*G: the rows of an image are neighbours.
+        image_values: float tensor `(B, N, S, H)`.
+        cache: optional pair of float tensors `(R, N, S, H)`, the keys and values of S text positions.
+        cache_index: int tensor. The first position that `x` takes in the cache.
+
+    Returns:
+        `(x, cache, weights)`: float `(R, T, D)`; the updated cache or None; the cross-attention weights
+        `(B, N, G*T, S)` or None.
+
+    References:
+        - [Radford et al., 2019](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf), section 2.3
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        intermediate_dim: int,
+        cross_attention: bool = False,
+        dropout: float = 0.0,
+        layer_norm_epsilon: float = 1e-5,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.cross_attention = cross_attention
+        self.dropout = dropout
+        self.layer_norm_epsilon = layer_norm_epsilon
+
+    def _dense(self, units: int, name: str):
+        return keras.layers.Dense(
+            units, kernel_initializer=_kernel_initializer(), dtype=self.dtype_policy, name=name
+        )
+
+    def _norm(self, name: str):
+        return keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def build(self, x_shape):
+        width = x_shape[-1]
+        if width % self.num_heads:
+            raise ValueError(
+                f"`num_heads` must divide the width of the block; received num_heads={self.num_heads}, width={width}."
+            )
+        rows = (None, None, width)
+        self.self_attention_norm = self._norm("self_attention_norm")
+        self.query_key_value = self._dense(3 * width, "query_key_value")
+        self.self_attention_output = self._dense(width, "self_attention_output")
+        self.mlp_norm = self._norm("mlp_norm")
+        self.mlp_intermediate = self._dense(self.intermediate_dim, "mlp_intermediate")
+        self.mlp_output = self._dense(width, "mlp_output")
+        layers = [
+            self.self_attention_norm,
+            self.query_key_value,
+            self.self_attention_output,
+            self.mlp_norm,
+            self.mlp_intermediate,
+        ]
+        if self.cross_attention:
+            self.cross_attention_norm = self._norm("cross_attention_norm")
+            self.cross_attention_query = self._dense(width, "cross_attention_query")
+            self.cross_attention_key_value = self._dense(2 * width, "cross_attention_key_value")
+            self.cross_attention_output = self._dense(width, "cross_attention_output")
+            layers += self.cross_attention_layers
+        for layer in layers:
+            layer.build(rows)
+        self.mlp_output.build((None, None, self.intermediate_dim))
+        self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.residual_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy)
+        self.built = True
+
+    @property
+    def cross_attention_layers(self) -> list[keras.layers.Layer]:
+        """The layers that read the image; empty without cross-attention."""
+        if not self.cross_attention:
+            return []
+        return [
+            self.cross_attention_norm,
+            self.cross_attention_query,
+            self.cross_attention_key_value,
+            self.cross_attention_output,
+        ]
+
+    def project_image(self, image_tokens):
+        """Keys and values of the image, once for all texts: `(B, S, D)` -> two of `(B, N, S, H)`."""
+        keys, values = ops.split(self.cross_attention_key_value(image_tokens), 2, axis=-1)
+        return split_heads(keys, self.num_heads), split_heads(values, self.num_heads)
+
+    def call(
+        self,
+        x,
+        self_attention_mask=None,
+        image_keys=None,
+        image_values=None,
+        cache=None,
+        cache_index=None,
+        training=None,
+    ):
+        branch, cache = self._self_attend(
+            self.self_attention_norm(x), self_attention_mask, cache, cache_index, training
+        )
+        x = x + self.residual_dropout(branch, training=training)
+        weights = None
+        if self.cross_attention:
+            branch, weights = self._cross_attend(
+                self.cross_attention_norm(x), image_keys, image_values, training
+            )
+            x = x + self.residual_dropout(branch, training=training)
+        branch = ops.gelu(self.mlp_intermediate(self.mlp_norm(x)), approximate=True)
+        x = x + self.residual_dropout(self.mlp_output(branch), training=training)
+        return x, cache, weights
+
+    def _self_attend(self, x, mask, cache, cache_index, training):
+        queries, keys, values = (
+            split_heads(part, self.num_heads) for part in ops.split(self.query_key_value(x), 3, axis=-1)
+        )
+        if cache is not None:
+            start = (0, 0, cache_index, 0)
+            keys = ops.slice_update(cache[0], start, ops.cast(keys, cache[0].dtype))
+            values = ops.slice_update(cache[1], start, ops.cast(values, cache[1].dtype))
+            cache = (keys, values)
+        outputs, _ = attend(queries, keys, values, mask, self.attention_dropout, training)
+        return self.self_attention_output(merge_heads(outputs)), cache
+
+    def _cross_attend(self, x, image_keys, image_values, training):
+        # The G texts of an image are folded into the time axis, so that its keys and values are never tiled.
+        length, width = ops.shape(x)[1], x.shape[-1]
+        folded = ops.reshape(self.cross_attention_query(x), (ops.shape(image_keys)[0], -1, width))
+        queries = split_heads(folded, self.num_heads)
+        outputs, weights = attend(
+            queries, image_keys, image_values, dropout=self.attention_dropout, training=training
+        )
+        unfolded = ops.reshape(merge_heads(outputs), (-1, length, width))
+        return self.cross_attention_output(unfolded), weights
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def get_config(self):
+        return super().get_config() | {
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "cross_attention": self.cross_attention,
+            "dropout": self.dropout,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
