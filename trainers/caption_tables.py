@@ -9,8 +9,8 @@ from pathlib import Path
 from trainers.records import CaptionRecords, Problem, collect_captions
 
 IMAGE_COLUMNS = (
-    "file_name", "filename", "image", "image_name", "image_path", "path", "filepath", "file_path", "image_file",
-    "file",
+    "file_name", "filename", "image", "image_name", "image_path", "path", "filepath", "file_path",
+    "image_file", "file",
 )  # fmt: skip
 CAPTION_COLUMNS = ("caption", "captions", "text", "comment", "sentence", "description")
 ALL_SPLITS = "all"
@@ -35,10 +35,10 @@ def read_captions(
 
     Args:
         table: path of a `.csv`, `.tsv`, `.txt` (delimited, with a header), `.parquet`, `.feather`, `.xlsx`,
-            `.jsonl` or `.json` file. JSON is COCO captions (`images`, `annotations`), Karpathy's (`images` with
-            `sentences`), or a list of records.
-        images_dir: path. The folder that relative names start from, by default the table's own folder. No name
-            may leave it; absolute names outside it are accepted only if it is not given.
+            `.jsonl` or `.json` file. JSON is COCO captions (`images`, `annotations`), Karpathy's (`images`
+            with `sentences`), or a list of records.
+        images_dir: path. The folder that relative names start from, by default the table's own folder. No
+            name may leave it; absolute names outside it are accepted only if it is not given.
         image_column: string. Column of the image's file, or None to guess it from common names.
         caption_column: string. Column of the caption, or None to guess it.
         split: string. Only this split, for data that has one: "train" includes Karpathy's "restval", "val"

@@ -16,8 +16,8 @@ def read_table(table: Path, records: list | None = None) -> pd.DataFrame:
         records: list of dicts, if the table's JSON has been read already.
 
     Returns:
-        A data frame with at least one row and column names without surrounding space. Bytes that are not UTF-8
-        are surrogates; `attrs["malformed"]` maps the number of each broken row to what it said.
+        A data frame with at least one row and column names without surrounding space. Bytes that are not
+        UTF-8 are surrogates; `attrs["malformed"]` maps the number of each broken row to what it said.
 
     Raises:
         ValueError: If the file is empty, broken as a whole, or needs a reader that is not installed.
@@ -76,8 +76,8 @@ def _read_delimited(table: Path) -> pd.DataFrame:
         frame.index, pd.RangeIndex
     ):  # pandas takes surplus fields of the first row as row labels
         raise ValueError(
-            f"{table}: the first row has more fields than the header. A caption that holds {separator!r} must "
-            "be in quotation marks."
+            f"{table}: the first row has more fields than the header. A caption that holds {separator!r} "
+            "must be in quotation marks."
         )
     frame.attrs["malformed"] = malformed
     return frame

@@ -89,8 +89,8 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches, epoch after epoch, `num_steps(...)` of them in each.
 
-    Order, captions and augmentation are a pure function of `(seed, epoch)`: a dataset that starts at epoch `e`
-    equals a long one from there on.
+    Order, captions and augmentation are a pure function of `(seed, epoch)`: a dataset that starts at epoch
+    `e` equals a long one from there on.
 
     Args:
         captions: the caption set, N images.
@@ -105,7 +105,8 @@ def training_dataset(
 
     Returns:
         A dataset of `(x, y, sample_weight)`: `x` holds `images` float32 `(B, H, W, C)`, `token_ids` int32 and
-        `padding_mask` bool (True = a real token) `(B, G, T)`; `y` int32 and `sample_weight` float32 `(B, G, T)`.
+        `padding_mask` bool (True = a real token) `(B, G, T)`; `y` int32 and `sample_weight`
+        float32 `(B, G, T)`.
 
     Raises:
         ValueError: If an argument is out of range, or source and captions disagree.
