@@ -45,8 +45,7 @@ def efficientnet_lite(variant: str, image_size: tuple[int, int]) -> keras.Model:
         - https://github.com/tensorflow/tpu, models/official/efficientnet/lite
     """
     images = keras.Input((*image_size, 3), name="images")
-    # Kept in float32: bfloat16 has no room for the fractions of a resized pixel.
-    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling", dtype="float32")(images)
+    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(images)
     x = _conv_norm(x, "stem", _STEM_CHANNELS, kernel_size=3, strides=2)
     for name, kernel_size, strides, expansion, channels in lite_blocks(variant):
         x = _inverted_residual(x, name, kernel_size, strides, expansion, channels)

@@ -42,7 +42,7 @@ def assign_strictly(
     Args:
         sources: mapping from tensor names to arrays. A lazy mapping is read one tensor at a time, twice.
         table: rows `(source_name, variable, transform)`. `transform` takes the source array to the variable's
-            layout; None leaves it as it is. A source that fills two variables (by slices, say) has a row for each.
+            layout; None leaves it as it is. A source that fills two variables has a row for each.
         targets: all variables that the model wants filled, usually `model.variables`.
         ignored: reason for each shell-style pattern of source names that are not used, such as
             `{"*.num_batches_tracked": "counts training steps"}`.

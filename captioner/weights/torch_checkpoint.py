@@ -39,7 +39,7 @@ _DTYPES = {
 def read_torch_checkpoint(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
     """Opens the state dict that `torch.save` wrote, in its zip layout or the older one.
 
-    The pickle inside may name tensors, their storages and `OrderedDict`; anything else is refused before it is
+    The pickle inside may name tensors, storages and `OrderedDict`; anything else is refused before it is
     imported. Sizes are checked against the file before memory is taken.
 
     Args:
