@@ -100,15 +100,10 @@ def _offset(slack, draw):
 def _jitter_color(image, brightness, contrast, saturation):
     import tensorflow as tf
 
-    image = image * brightness
-    mean = tf.reduce_mean(_luma(image))
-    image = mean + (image - mean) * contrast
-    luma = _luma(image)
-    image = luma + (image - luma) * saturation
+    # Brightness scales, contrast pulls towards the mean grey, saturation towards the grey of each pixel. All
+    # three are linear, so one matrix and one offset apply them in this order; cut to 0..255 once, at the end.
+    luma = tf.constant(_LUMA)[:, None]  # (3, 1)
+    mean_grey = brightness * tf.reduce_sum(tf.reduce_mean(image, [0, 1])[:, None] * luma)
+    matrix = saturation * tf.eye(3) + (1.0 - saturation) * tf.tile(luma, [1, 3])
+    image = tf.tensordot(image, brightness * contrast * matrix, 1) + mean_grey * (1.0 - contrast)
     return tf.clip_by_value(image, 0.0, 255.0)
-
-
-def _luma(image):
-    import tensorflow as tf
-
-    return tf.reduce_sum(image * tf.constant(_LUMA), axis=-1, keepdims=True)

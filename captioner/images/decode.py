@@ -120,12 +120,37 @@ def decode_in_graph(data, max_pixels: int = MAX_PIXELS):
 
     Raises:
         tf.errors.InvalidArgumentError: If the image cannot be decoded; it quotes the `ImageError`.
+        ImageError: The same, when called eagerly.
     """
     import tensorflow as tf
 
-    decode = functools.partial(decode_image, max_pixels=max_pixels)
-    image = tf.numpy_function(decode, [data], tf.uint8, stateful=False)
-    return tf.ensure_shape(image, (None, None, 3))
+    data = tf.convert_to_tensor(data, tf.string)
+    if tf.executing_eagerly():  # numpy_function would hand over an array that drops trailing NULs
+        return tf.convert_to_tensor(decode_image(data.numpy(), max_pixels))
+
+    def by_pillow():
+        decode = functools.partial(decode_image, max_pixels=max_pixels)
+        return tf.numpy_function(decode, [data], tf.uint8, stateful=False)
+
+    def by_tensorflow():  # these settings give Pillow's pixels
+        return tf.io.decode_jpeg(data, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE")
+
+    is_plain = functools.partial(_is_plain_jpeg, max_pixels=max_pixels)
+    is_plain = tf.ensure_shape(tf.numpy_function(is_plain, [data], tf.bool, stateful=False), ())
+    return tf.ensure_shape(tf.cond(is_plain, by_tensorflow, by_pillow), (None, None, 3))
+
+
+def _is_plain_jpeg(data: bytes, max_pixels: int) -> np.bool_:
+    """True for an upright grey or RGB JPEG of an allowed size, by its header alone."""
+    if not data.startswith(b"\xff\xd8"):
+        return np.False_
+    with _without_pillow_warnings():
+        try:
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                _check_size(image, max_pixels)
+                return np.bool_(image.mode in ("L", "RGB") and _orientation(image) not in _UPRIGHT)
+        except Exception:  # decode_image will say what is wrong
+            return np.False_
 
 
 def _decode(data: bytes, max_pixels: int) -> np.ndarray:
