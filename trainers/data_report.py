@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +181,8 @@ def _check(path: str, known: tuple | None) -> tuple[str, str, tuple[int, int] | 
         return "missing file", "", None
     except OSError as error:
         return "unreadable file", str(error.strerror), None
+    if not stat.S_ISREG(status.st_mode):
+        return "unreadable file", "not a file", None
     identity = (status.st_size, status.st_mtime_ns)
     if known is not None and known[:2] == identity:
         return "undecodable image" if known[2] else "", known[2], None

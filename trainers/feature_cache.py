@@ -3,7 +3,7 @@
 Axes: B images of a batch, N images, V views of each image, h rows, w columns, C channels.
 
 Layout: `<cache_dir>/features/<key>/` holds pairs `<name>.npy` (float16 `(n, V, h, w, C)`) and `<name>.json`
-(the n identities). The JSON is written last and makes its pair count: an interruption costs one shard at most.
+(the n identities). The JSON is written last and makes its pair count: an interruption costs one shard.
 """
 
 import dataclasses

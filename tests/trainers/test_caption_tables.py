@@ -29,7 +29,9 @@ def test_rows_of_one_image_are_its_captions_in_order_of_appearance(tmp_path):
     assert (records.num_rows, records.problems) == (3, ())
 
 
-@pytest.mark.parametrize("name, separator", [("t.csv", ","), ("t.csv", ";"), ("t.tsv", "\t"), ("t.txt", "| ")])
+@pytest.mark.parametrize(
+    "name, separator", [("t.csv", ","), ("t.csv", ";"), ("t.tsv", "\t"), ("t.txt", "| ")]
+)
 def test_the_separator_is_found(tmp_path, name, separator):
     content = f"number{separator}Image_Name{separator}Comment\n1{separator}a.jpg{separator}a dog\n"
     records = read_captions(write(tmp_path, name, content))
@@ -39,7 +41,11 @@ def test_the_separator_is_found(tmp_path, name, separator):
 
 def test_a_quoted_caption_keeps_its_comma_and_words_like_null_stay_words(tmp_path):
     table = write(tmp_path, "t.csv", 'image,text\na.jpg,"a dog, running"\nb.jpg,null\nc.jpg,NA\n')
-    assert as_dict(read_captions(table)) == {"a.jpg": ("a dog, running",), "b.jpg": ("null",), "c.jpg": ("NA",)}
+    assert as_dict(read_captions(table)) == {
+        "a.jpg": ("a dog, running",),
+        "b.jpg": ("null",),
+        "c.jpg": ("NA",),
+    }
 
 
 def test_columns_may_be_named_and_a_missing_one_is_told_with_those_there(tmp_path):
@@ -85,7 +91,9 @@ def test_each_unusable_row_is_named_with_its_reason(tmp_path):
 def test_absolute_names_must_lie_in_the_images_folder_if_one_is_given(tmp_path):
     inside, outside = tmp_path / "images", tmp_path / "images-other"
     inside.mkdir()
-    table = write(tmp_path, "t.csv", f"path,caption\n{inside}/a.jpg,in\n{outside}/b.jpg,out\n{inside}/../c.jpg,out\n")
+    table = write(
+        tmp_path, "t.csv", f"path,caption\n{inside}/a.jpg,in\n{outside}/b.jpg,out\n{inside}/../c.jpg,out\n"
+    )
     assert as_dict(read_captions(table, inside)) == {"a.jpg": ("in",)}
     assert [reason for reason, _ in reasons(read_captions(table, inside))] == [
         "image outside the images folder"
@@ -140,7 +148,12 @@ def test_coco_captions_are_joined_by_image_id(tmp_path):
 def karpathy(tmp_path, **extra):
     splits = {"a": "train", "b": "restval", "c": "val", "d": "test"}
     images = [
-        {"filename": f"{name}.jpg", "split": split, "sentences": [{"raw": f"{name}1"}, {"raw": f"{name}2"}], **extra}
+        {
+            "filename": f"{name}.jpg",
+            "split": split,
+            "sentences": [{"raw": f"{name}1"}, {"raw": f"{name}2"}],
+            **extra,
+        }
         for name, split in splits.items()
     ]
     return write(tmp_path, "dataset_coco.json", json.dumps({"images": images, "dataset": "coco"}))
@@ -174,7 +187,11 @@ def test_a_split_column_must_be_chosen_from(tmp_path):
 
 
 def test_json_records_may_hold_a_caption_or_a_list_of_them(tmp_path):
-    content = [{"image": "a.jpg", "caption": ["x", "y"]}, {"image": "b.jpg", "caption": "z"}, {"image": "c.jpg"}]
+    content = [
+        {"image": "a.jpg", "caption": ["x", "y"]},
+        {"image": "b.jpg", "caption": "z"},
+        {"image": "c.jpg"},
+    ]
     records = read_captions(write(tmp_path, "t.json", json.dumps(content)))
     assert as_dict(records) == {"a.jpg": ("x", "y"), "b.jpg": ("z",)}
     assert reasons(records) == [("empty caption", "row 4")]
