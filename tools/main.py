@@ -1,4 +1,4 @@
-"""The `captioner` command: finds the subcommand, turns its flags into a dataclass, and its errors into exit codes."""
+"""The `captioner` command: subcommands, their flags as dataclasses, their errors as exit codes."""
 
 import dataclasses
 import difflib
@@ -20,7 +20,7 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A subcommand: where its settings dataclass and its function are; the module is imported only when it is called."""
+    """A subcommand: where its settings and its function are; its module is imported when it is called."""
 
     words: tuple[str, ...]
     module: str
@@ -74,14 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: list of strings. The words after `captioner`; those of the process by default.
 
     Returns:
-        int. 0 all done, 1 some inputs or the task failed, 2 wrong usage, 130 after Ctrl-C, 141 when the reader of
-        the output went away.
+        int. 0 all done, 1 some inputs or the task failed, 2 wrong usage, 130 after Ctrl-C, 141 when the
+        reader of the output went away.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = bool(words) and words[0] == "--debug"
     if debug:
         words.pop(0)
     silence_tensorflow()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name may hold bytes that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -122,7 +125,7 @@ def load(command: Command) -> tuple[type, Callable[[Any], int]]:
 
 
 def parse(command: Command, settings: type, words: Sequence[str]) -> Any:
-    """Makes a command's settings from its flags. Leaves by `SystemExit` after help (0) or a wrong flag (2)."""
+    """A command's settings from its flags. Leaves by `SystemExit` after help (0) or a wrong flag (2)."""
     import tyro
 
     return tyro.cli(
@@ -130,7 +133,7 @@ def parse(command: Command, settings: type, words: Sequence[str]) -> Any:
         prog=" ".join(("captioner", *command.words)),
         description=inspect.cleandoc(settings.__doc__ or ""),
         args=list(words),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone),
     )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 
 def silence_tensorflow() -> None:
-    """Asks TensorFlow, by the environment, to log nothing but fatal errors; what the user has set stays.
+    """Asks TensorFlow, by the environment, to log only fatal errors; what the user has set stays.
 
-    Call before TensorFlow is imported. What C++ would log as an error while it runs also arrives as an exception.
+    Call before TensorFlow is imported. What C++ logs as an error while it runs also arrives as an exception.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -24,8 +24,8 @@ def import_tensorflow() -> None:
     """Imports TensorFlow and looks for its devices, without a word about drivers, plugins or CPU features.
 
     Those lines are written by C++ before its log level counts, so the process's standard error is diverted
-    meanwhile. After a failure everything that was said is shown. `TF_CPP_MIN_LOG_LEVEL` below 3, set by the user,
-    keeps the lines.
+    meanwhile. After a failure everything that was said is shown. `TF_CPP_MIN_LOG_LEVEL` below 3, set by the
+    user, keeps the lines.
 
     Raises:
         ImportError: If TensorFlow cannot be imported.
