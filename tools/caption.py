@@ -38,9 +38,9 @@ class CaptionCommand:
 
     # The help of a flag is one line: tyro keeps line breaks.
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Files, folders, globs in quotes, lists of paths (.txt, .csv, .tsv), or - for paths on standard input."""
+    """Files, folders, globs in quotes, lists of paths (.txt, .csv, .tsv), or - for standard input."""
     output: str | None = None
-    """A .jsonl, .csv or .json (COCO results) file; images that it has are skipped. Without it: the terminal."""
+    """A .jsonl, .csv or .json (COCO results) file; images it has are skipped. Default: the terminal."""
     preset: str = "flickr8k_lite0"
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
     num_captions: int = 1

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # the flag parser's, with help or a usage error already written
         return stop.code if isinstance(stop.code, int) else USAGE
     except KeyboardInterrupt:
-        _say("stopped by Ctrl-C; files that were finished are kept.")
+        _say("stopped by Ctrl-C; what was finished is kept.")
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes standard output once more at its exit, and would complain there.

@@ -74,6 +74,7 @@ class CaptionFile(abc.ABC):
     """
 
     header = ""
+    line_start = ""
 
     def __init__(self, path: Path, num_captions: int) -> None:
         self.path = path
@@ -120,7 +121,8 @@ class CaptionFile(abc.ABC):
         size, last, start, count = 0, None, 0, 0
         for number, line in enumerate(lines, start=1):
             if not line.endswith("\n") and number == len(lines):
-                if not (self.header or line).startswith(line) and number == 1:
+                begins = self.header or self.line_start
+                if number == 1 and not (begins.startswith(line) or line.startswith(begins)):
                     raise self._no_captions_file(number, line)
                 break
             if number == 1 and self.header:
@@ -142,13 +144,15 @@ class CaptionFile(abc.ABC):
 
     def _no_captions_file(self, number: int, line: str) -> ValueError:
         return ValueError(
-            f"{self.path} exists and was not written by `captioner caption`: line {number} is {line[:60]!r}. "
-            "Nothing was changed; choose another --output, or remove the file."
+            f"{self.path} exists and was not written by `captioner caption`: line {number} is {line[:60]!r}; "
+            "nothing was changed. Choose another --output, or remove the file."
         )
 
 
 class JsonLines(CaptionFile):
     """One JSON object a line: image, rank, caption, log_prob, score."""
+
+    line_start = '{"image": "'
 
     def line(self, row: dict[str, Any]) -> str:
         # An undecodable file name is a surrogate, which JSON can only hold escaped.

@@ -1,0 +1,184 @@
+"""`captioner caption` with a captioner that says how bright an image is."""
+
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner.sampling import BeamSearch, Greedy, NucleusSampling
+from tools.caption import CaptionCommand, caption, choose_sampler
+from tools.errors import UsageError
+
+
+class BrightnessCaptioner:
+    """Captions an image with its mean value; remembers what it was asked."""
+
+    def __init__(self):
+        self.calls = []
+        self.presets = []
+
+    def load(self, preset):
+        self.presets.append(preset)
+        return self
+
+    def caption(self, images, sampler, num_captions, batch_size):
+        self.calls.append((len(images), sampler, num_captions))
+        return [
+            [
+                SimpleNamespace(
+                    text=f"brightness {image.mean():.0f}", log_prob=-2.0 * rank, score=-0.5 * rank
+                )
+                for rank in range(1, num_captions + 1)
+            ]
+            for image in images
+        ]
+
+
+@pytest.fixture
+def model():
+    return BrightnessCaptioner()
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Five photos of brightness 0, 10 ... 40, the third one broken."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        Image.fromarray(np.full((3, 4, 3), 10 * number, "uint8")).save(folder / f"{number}.png")
+    (folder / "2.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_caption_and_its_score_are_printed(photos, model, capsys):
+    assert caption(CaptionCommand(inputs=("photos/3.png",)), model.load) == 0
+    assert capsys.readouterr().out == "photos/3.png: brightness 30 (score -0.50)\n"
+    assert model.presets == ["flickr8k_lite0"]
+
+
+def test_several_captions_are_printed_in_order(photos, model, capsys):
+    assert caption(CaptionCommand(inputs=("photos/3.png",), num_captions=2), model.load) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "photos/3.png:",
+        "  1. brightness 30 (score -0.50)",
+        "  2. brightness 30 (score -1.00)",
+    ]
+
+
+def test_a_bad_image_is_named_and_the_others_are_captioned(photos, model, capsys):
+    assert caption(CaptionCommand(inputs=("photos", "gone.jpg"), batch_size=2), model.load) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(" (")[0] for line in out.splitlines()] == [
+        f"photos/{number}.png: brightness {10 * number}" for number in (0, 1, 3, 4)
+    ]
+    assert "gone.jpg: no such file" in err and "photos/2.png: not a readable" in err
+    assert "2 images could not be read" in err
+    assert [size for size, *_ in model.calls] == [2, 1, 1]
+
+
+def test_the_model_is_not_loaded_when_nothing_can_be_read(photos, model, capsys):
+    assert caption(CaptionCommand(inputs=("gone.jpg",)), model.load) == 1
+    assert model.presets == []
+
+
+def test_an_interrupted_file_is_finished_without_repeats(photos, model, capsys):
+    output = "out.jsonl"
+    assert caption(CaptionCommand(inputs=("photos/0.png", "photos/1.png"), output=output), model.load) == 0
+    assert caption(CaptionCommand(inputs=("photos",), output=output), model.load) == 1
+    with open(output, encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    assert [row["image"] for row in rows] == [f"photos/{number}.png" for number in (0, 1, 3, 4)]
+    assert [size for size, *_ in model.calls] == [2, 2]
+    assert "2 of 5 images are in out.jsonl already" in capsys.readouterr().err
+
+
+def test_the_model_is_not_loaded_when_the_file_has_every_image(photos, model):
+    command = CaptionCommand(inputs=("photos/0.png",), output="out.csv")
+    assert [caption(command, model.load), caption(command, model.load)] == [0, 0]
+    assert len(model.presets) == 1
+
+
+def test_what_was_captioned_before_ctrl_c_is_in_the_file(photos, model):
+    answer = model.caption
+
+    def interrupted(images, **kwargs):
+        if model.calls:
+            raise KeyboardInterrupt
+        return answer(images, **kwargs)
+
+    model.caption = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        caption(CaptionCommand(inputs=("photos",), output="out.jsonl", batch_size=2), model.load)
+    with open("out.jsonl", encoding="utf-8") as lines:
+        assert [json.loads(line)["image"] for line in lines] == ["photos/0.png", "photos/1.png"]
+
+
+def test_paths_come_from_standard_input(photos, model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("photos/4.png\nphotos/0.png\n"))
+    assert caption(CaptionCommand(inputs=("-",)), model.load) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "photos/4.png",
+        "photos/0.png",
+    ]
+
+
+def test_a_batch_of_large_photos_ends_early(photos, model, monkeypatch):
+    monkeypatch.setattr("tools.caption.MAX_BATCH_PIXELS", 20)  # each photo has 12
+    caption(CaptionCommand(inputs=("photos/0.png", "photos/1.png", "photos/3.png")), model.load)
+    assert [size for size, *_ in model.calls] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sampler"),
+    [
+        ({}, BeamSearch()),
+        (
+            {"num_beams": 3, "length_penalty": 0.0, "max_length": 12},
+            BeamSearch(num_beams=3, length_penalty=0.0, max_length=12),
+        ),
+        (
+            {"top_p": 0.8, "temperature": 0.7, "seed": 7},
+            NucleusSampling(top_p=0.8, temperature=0.7, seed=7),
+        ),
+        ({"seed": 0}, NucleusSampling(seed=0)),
+        ({"sampler": "nucleus"}, NucleusSampling()),
+        ({"sampler": "greedy", "max_length": 9}, Greedy(max_length=9)),
+    ],
+)
+def test_flags_choose_the_sampler(flags, sampler):
+    assert choose_sampler(CaptionCommand(inputs=("a.jpg",), **flags)) == sampler
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"top_p": 0.9, "num_beams": 3}, "--top-p belongs to --sampler nucleus, and --num-beams to"),
+        (
+            {"sampler": "beam", "seed": 1},
+            "--seed belongs to --sampler nucleus, and the command says --sampler beam",
+        ),
+        ({"sampler": "greedy", "num_beams": 3}, "--num-beams belongs to --sampler beam"),
+        ({"sampler": "greedy", "num_captions": 2}, "greedy gives one caption"),
+        ({"num_captions": 6}, "Add --num-beams 6"),
+        ({"top_p": 1.5}, "`top_p` must be above 0"),
+    ],
+)
+def test_contradicting_flags_are_a_usage_error(flags, says):
+    with pytest.raises(UsageError, match=says):
+        choose_sampler(CaptionCommand(inputs=("a.jpg",), **flags))
+
+
+def test_nothing_to_caption_is_a_usage_error(model):
+    with pytest.raises(UsageError, match=r"captioner caption photo\.jpg"):
+        caption(CaptionCommand(inputs=()), model.load)
+
+
+@pytest.mark.parametrize("name", ["num_captions", "batch_size"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}=0"):
+        CaptionCommand(inputs=("a.jpg",), **{name: 0})
