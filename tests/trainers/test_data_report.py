@@ -72,6 +72,15 @@ def test_an_unchanged_file_is_decoded_only_once(tmp_path, records, monkeypatch):
     assert [os.path.basename(p.item) for p in again] == ["good.jpg", "missing.jpg", "truncated.jpg"]
 
 
+def test_a_file_replaced_by_one_of_the_same_size_is_decoded_again(tmp_path, records):
+    good = tmp_path / "good.jpg"
+    assert check_images(records.images[:1], cache_dir=tmp_path / "cache", **QUIET) == []
+    good.write_bytes(b"x" * good.stat().st_size)
+    os.utime(good, ns=(10**9, 10**9))
+    (problem,) = check_images(records.images[:1], cache_dir=tmp_path / "cache", **QUIET)
+    assert (problem.reason, problem.num_captions) == ("undecodable image", 2)
+
+
 def test_a_damaged_memory_is_made_anew_and_a_bad_folder_is_explained(tmp_path, records):
     cache = tmp_path / "cache"
     first = check_images(records.images, cache_dir=cache, **QUIET)

@@ -91,6 +91,21 @@ def test_only_changed_and_added_files_are_computed_again(tmp_path, paths):
     np.testing.assert_allclose(after, plain_features(encoder, paths), rtol=1e-3, atol=1e-4)
 
 
+def test_a_file_of_the_same_size_but_another_time_is_computed_again(tmp_path, paths):
+    encoder = CountingEncoder()
+    cached(tmp_path, encoder, paths)
+    os.utime(paths[2], ns=(10**9, 10**9))
+    assert cached(tmp_path, encoder, paths).num_computed == 1
+
+
+def test_forbidding_the_flip_computes_the_views_of_that_image_again(tmp_path, paths):
+    encoder = CountingEncoder()
+    views = {"views": 2, "augmentation": FLIP}
+    cached(tmp_path, encoder, paths, **views)
+    allow_flip = [True, False, True, True, True]
+    assert cached(tmp_path, encoder, paths, **views, allow_flip=allow_flip).num_computed == 1
+
+
 def test_another_encoder_transform_or_seed_has_another_cache(tmp_path, paths):
     encoder = CountingEncoder()
     views = {"views": 2, "augmentation": FLIP}
