@@ -6,10 +6,15 @@ import shutil
 import subprocess
 
 # Java before 18 takes its encoding, and always its decimal point, from the user's locale; the metrics must not.
-NEUTRAL_FLAGS = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
+NEUTRAL_FLAGS = (
+    "-Dfile.encoding=UTF-8",
+    "-Dstdout.encoding=UTF-8",
+    "-Duser.language=en",
+    "-Duser.country=US",
+)
 
 
-class JavaError(RuntimeError):
+class JavaError(ChildProcessError):
     """A Java program of the metrics stopped or answered nonsense."""
 
 

@@ -14,7 +14,9 @@ NO_JAVA = (
     "No Java was found, so METEOR is left out and a pure-Python tokenisation stands in for PTB: BLEU, ROUGE-L and "
     'CIDEr are close to the official numbers, not equal to them. Install Java, or: pip install "captioner[eval]"'
 )
-ONE_IMAGE = "CIDEr of a single image is 0 by its formula: it weighs words by how few of the images they describe."
+ONE_IMAGE = (
+    "CIDEr of a single image is 0 by its formula: it weighs words by how few of the images they describe."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +89,13 @@ def evaluate_captions(
         - [Chen et al., 2015](https://arxiv.org/abs/1504.00325), section 3
     """
     check_same_images(predictions, references)
-    bleu = official_scorer("bleu.bleu", "Bleu")(n=4)  # First, so that a missing package is said before any work.
+    bleu = official_scorer("bleu.bleu", "Bleu")(
+        n=4
+    )  # First, so that a missing package is said before any work.
     java = java_runtime.find_java()
-    predicted, expected = _tokenize([predictions[image] for image in references], list(references.values()), java)
+    predicted, expected = _tokenize(
+        [predictions[image] for image in references], list(references.values()), java
+    )
     scores, ciders = _score(predicted, expected, bleu, java)
     captions = tuple(
         CaptionScore(image=str(image), caption=predictions[image], references=tuple(texts), cider=own)
@@ -102,10 +108,14 @@ def evaluate_captions(
         "num_images": len(references),
         "num_references": sum(map(len, expected)),
     }
-    return Evaluation(scores=scores, captions=captions, settings=settings, notes=_notes(predicted, expected, java))
+    return Evaluation(
+        scores=scores, captions=captions, settings=settings, notes=_notes(predicted, expected, java)
+    )
 
 
-def _tokenize(predictions: list[str], references: list[Sequence[str]], java) -> tuple[list[str], list[list[str]]]:
+def _tokenize(
+    predictions: list[str], references: list[Sequence[str]], java
+) -> tuple[list[str], list[list[str]]]:
     """Words of all captions in one run of the tokenizer."""
     captions = [*predictions, *(text for texts in references for text in texts)]
     words = tokenize_ptb(captions, java) if java else tokenize_pure_python(captions)

@@ -62,13 +62,16 @@ def tokenize_pure_python(captions: Sequence[str]) -> list[str]:
 
 _TOKEN = re.compile(
     r"""
-    [^\W_]+(?:\.[^\W_]+)+\.?(?=\s|$)        # u.s., a.m., www.example.com
+    (?:https?://|www\.)\S*[^\W_]             # links
+  | </?[a-z][^<>\s]*>                       # <unk> and other tags
+  | [\#@][^\W\d_]\w*                       # #tag  @name
+  | (?:[^\W\d_]\.){2,}                     # u.s.  e.g.
+  | (?:mr|mrs|ms|dr|st|vs|jr|sr|mt|etc)\.   # abbreviations
+  | o'clock | 'n'
   | \d+(?:[.,:/]\d+)+                       # 1,000  2.5  10:30  1/2
-  | (?:[^\W\d_](?:\.)){2,}                  # u.s. before punctuation
-  | (?:mr|mrs|ms|dr|st|vs|jr|sr|mt|ft|co|inc|etc)\.(?=\s+\S)
   | [^\W_]+(?:[-_/&][^\W_]+)*               # words, with inner - _ / &
   | '(?:s|re|ve|ll|d|m)\b
-  | \.{2,} | -{2,}
+  | [!?]{2,} | \.{2,} | -{2,}
   | \S
     """,
     re.VERBOSE,
@@ -77,18 +80,21 @@ _NEGATION = re.compile(r"(?<=\w)n't\b")
 _CLITIC = re.compile(r"(?<=\w)'(s|re|ve|ll|d|m)\b")
 _CONTRACTION = re.compile(r"\b(can)(not)\b|\b(gon|wan)(na)\b|\b(got)(ta)\b|\b(gim|lem)(me)\b|\b(d')(ye)\b")
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'", "`": "'"})
+_SPELLINGS = str.maketrans(
+    {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'", "`": "'"}
+    | {"\u2013": "--", "\u2014": "--", "\u2026": "..."}
+)
 
 
 def _words(line: str) -> list[str]:
-    line = line.lower().translate(_QUOTES)
+    line = line.lower().translate(_SPELLINGS)
     line = _NEGATION.sub(" n\u2019t ", line)
     line = _CLITIC.sub(r" '\1 ", line)
     line = _CONTRACTION.sub(lambda match: " ".join(filter(None, match.groups())), line)
     words = []
     for piece in line.split():
         words += ["n't"] if piece == "n\u2019t" else _TOKEN.findall(piece)
-    return [_BRACKETS.get(word, word) for word in words if word != '"']
+    return [_BRACKETS.get(word, word) for word in words if word != '"' and word.strip(".-")]
 
 
 def _one_line(caption: str) -> str:

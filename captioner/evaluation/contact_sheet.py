@@ -1,0 +1,175 @@
+"""Contact sheets: photos in a grid with text below each, as one PNG."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from captioner.files import atomic_path
+
+MAX_ROWS = 1000
+FONT_SIZE_PX = 14
+LINE_HEIGHT_PX = 19
+MARGIN_PX = 10
+MAX_LINES = 12
+
+# Pillow's own font knows Western letters; these, where a system has one, know more of the world's.
+_WIDER_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+    "arial.ttf",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SheetRow:
+    """One photo of a contact sheet."""
+
+    image: str | os.PathLike | np.ndarray
+    """A path, or a uint8 array `(H, W, 3)`."""
+    lines: tuple[str, ...] = ()
+    """Texts below the photo; each starts on a line of its own and is wrapped."""
+
+
+def contact_sheet(
+    rows: Sequence[SheetRow],
+    path: str | os.PathLike,
+    *,
+    headline: str = "",
+    num_columns: int = 4,
+    tile_size_px: int = 240,
+) -> None:
+    """Draws photos in a grid with their texts below, and writes it as a PNG.
+
+    A photo that cannot be read becomes a grey tile that shows the error.
+
+    Args:
+        rows: sequence of `SheetRow`. 1 to 1000 photos, drawn row by row.
+        path: path of the PNG.
+        headline: str. A line on top of the sheet.
+        num_columns: int. Photos side by side.
+        tile_size_px: int. Width and height of the square that a photo is fitted into.
+
+    Raises:
+        ValueError: If there are no or too many rows, or a size is not positive.
+        OSError: If the file cannot be written.
+    """
+    if not 1 <= len(rows) <= MAX_ROWS:
+        raise ValueError(f"`rows` must hold 1 to {MAX_ROWS} photos; received {len(rows)}.")
+    if num_columns < 1 or tile_size_px < 16:
+        raise ValueError(
+            f"`num_columns` must be at least 1 and `tile_size_px` at least 16; received num_columns={num_columns}, "
+            f"tile_size_px={tile_size_px}."
+        )
+    num_columns = min(num_columns, len(rows))
+    tiles = [_tile(row, tile_size_px) for row in rows]
+    bands = [tiles[start : start + num_columns] for start in range(0, len(tiles), num_columns)]
+    width = MARGIN_PX + num_columns * (tile_size_px + MARGIN_PX)
+    heading = _wrap(headline, width - 2 * MARGIN_PX) if headline else []
+    top = MARGIN_PX + len(heading) * LINE_HEIGHT_PX + (MARGIN_PX if heading else 0)
+    height = top + sum(max(tile.height for tile in band) + MARGIN_PX for band in bands)
+    sheet = Image.new("RGB", (width, height), "white")
+    _write(sheet, heading, MARGIN_PX, MARGIN_PX)
+    for band in bands:
+        for column, tile in enumerate(band):
+            sheet.paste(tile, (MARGIN_PX + column * (tile_size_px + MARGIN_PX), top))
+        top += max(tile.height for tile in band) + MARGIN_PX
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+
+
+def _tile(row: SheetRow, size: int) -> Image.Image:
+    photo, problem = _photo(row.image, size)
+    lines = [line for text in row.lines for line in _wrap(text, size)[:MAX_LINES]]
+    tile = Image.new("RGB", (size, size + 4 + len(lines) * LINE_HEIGHT_PX), "white")
+    if photo is None:
+        tile.paste("lightgrey", (0, 0, size, size))
+        fitting = max(1, (size - 16) // LINE_HEIGHT_PX)
+        _write(tile, _wrap(problem, size - 16)[:fitting], 8, 8)
+    else:
+        tile.paste(photo, ((size - photo.width) // 2, (size - photo.height) // 2))
+    _write(tile, lines, 0, size + 4)
+    return tile
+
+
+def _photo(image: Any, size: int) -> tuple[Image.Image | None, str]:
+    """The photo fitted into a square, or None and what is wrong with it."""
+    from captioner.images import read_image
+
+    try:
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        photo = Image.fromarray(pixels).convert("RGB")
+        scale = size / max(photo.size)
+        fitted = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+        return photo.resize(fitted, Image.Resampling.LANCZOS), ""
+    # One photo of hundreds must not cost the sheet, whatever is wrong with it.
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Breaks a text into lines of at most `width` pixels, within a word only where it alone is too wide."""
+    lines, line = [], ""
+    for word in _printable(text).split():
+        longer = f"{line} {word}" if line else word
+        if _width(longer) <= width:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        while _width(word) > width and len(word) > 1:
+            end = next((e for e in range(len(word) - 1, 1, -1) if _width(word[:e]) <= width), 1)
+            lines.append(word[:end])
+            word = word[end:]
+        line = word
+    return [*lines, line] if line else lines
+
+
+def _printable(text: str) -> str:
+    """`text` without control characters and lone surrogates, which no font can draw; cut at a page's length."""
+    text = text[:2000].encode("utf-8", "replace").decode("utf-8")
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _width(text: str) -> float:
+    return _font_for(text).getlength(text)
+
+
+def _write(image: Image.Image, lines: Sequence[str], left: int, top: int) -> None:
+    draw = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        draw.text((left, top + number * LINE_HEIGHT_PX), line, fill="black", font=_font_for(line))
+
+
+def _font_for(text: str):
+    """The first font that has all letters of `text`, else Pillow's own, which draws boxes for what it lacks."""
+    if all(ord(letter) < 256 for letter in text):
+        return _fonts()[0]
+    return next((font for font in _fonts() if all(_has(font, letter) for letter in set(text))), _fonts()[0])
+
+
+@functools.cache
+def _fonts() -> tuple:
+    fonts = [ImageFont.load_default(FONT_SIZE_PX)]
+    for name in _WIDER_FONTS:
+        try:
+            fonts.append(ImageFont.truetype(name, FONT_SIZE_PX))
+        except OSError:
+            continue
+    return tuple(fonts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has(font, letter: str) -> bool:
+    """Whether a font draws something else for `letter` than its sign for an unknown one."""
+    if letter.isspace():
+        return True
+    unknown, mask = font.getmask("\U0010fffd"), font.getmask(letter)
+    return (mask.size, bytes(mask)) != (unknown.size, bytes(unknown))

@@ -1,0 +1,89 @@
+"""`captioner evaluate` from files to files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools import evaluate as command_module
+from tools.errors import UsageError
+from tools.evaluate import EvaluateCommand, evaluate
+
+CAPTIONS = {"a.png": "a dog runs", "b.png": "two red bikes", "c.png": "a man sleeps"}
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = "".join(f"{name},{text} now\n{name},{text}\n" for name, text in CAPTIONS.items())
+    (tmp_path / "dev.csv").write_text(f"file_name,caption\n{rows}")
+    for name in CAPTIONS:
+        Image.fromarray(np.zeros((4, 6, 3), "uint8")).save(tmp_path / name)
+    return tmp_path / "dev.csv"
+
+
+def write_results(path, captions):
+    path.write_text(json.dumps([{"image_id": name, "caption": text} for name, text in captions.items()]))
+    return path
+
+
+def test_predictions_are_scored_into_a_table_a_json_file_and_a_contact_sheet(table, tmp_path, capsys):
+    results = write_results(tmp_path / "results.json", CAPTIONS)
+    output, sheet = tmp_path / "out" / "scores.json", tmp_path / "sheet.png"
+    assert evaluate(EvaluateCommand(csv=table, predictions=results, output=output, contact_sheet=sheet)) == 0
+    content = json.loads(output.read_text())
+    assert content["scores"]["BLEU-3"] == pytest.approx(1.0) and content["scores"]["METEOR"] > 0.9
+    assert [Path(entry["image"]).name for entry in content["captions"]] == list(CAPTIONS)
+    assert content["settings"]["predictions"] == str(results)
+    assert Image.open(sheet).width > 700
+    assert f"CIDEr    {content['scores']['CIDEr']:.4f}" in capsys.readouterr().out
+
+
+def test_a_limit_leaves_out_the_predictions_of_the_other_images(table, tmp_path):
+    results = write_results(tmp_path / "results.json", CAPTIONS)
+    output = tmp_path / "scores.json"
+    assert evaluate(EvaluateCommand(csv=table, predictions=results, limit=2, output=output)) == 0
+    assert len(json.loads(output.read_text())["captions"]) == 2
+
+
+def test_an_image_without_prediction_is_an_error_and_no_file_is_written(table, tmp_path):
+    results = write_results(tmp_path / "results.json", {"a.png": "a dog"})
+    with pytest.raises(ValueError, match=r"no prediction for .*b\.png"):
+        evaluate(EvaluateCommand(csv=table, predictions=results, output=tmp_path / "scores.json"))
+    assert not (tmp_path / "scores.json").exists()
+
+
+class FakeModel:
+    def __init__(self):
+        self.calls = []
+
+    def caption(self, images, sampler, batch_size):
+        self.calls.append((len(images), sampler))
+        best = type("Caption", (), {"text": "a dog runs"})
+        return [[best] for _ in images]
+
+
+def test_a_model_captions_the_images_in_batches_and_a_bad_image_is_named_and_left_out(
+    table, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "b.png").write_bytes(b"no photo")
+    model = FakeModel()
+    monkeypatch.setattr(command_module, "_load", lambda preset: model)
+    command = EvaluateCommand(csv=table, num_beams=2, batch_size=2, output=tmp_path / "scores.json")
+    assert evaluate(command) == 1
+    assert [size for size, _ in model.calls] == [1, 1]
+    assert model.calls[0][1].num_beams == 2
+    assert "b.png" in capsys.readouterr().err
+    content = json.loads((tmp_path / "scores.json").read_text())
+    assert [Path(entry["image"]).name for entry in content["captions"]] == ["a.png", "c.png"]
+    assert content["settings"]["num_beams"] == 2 and content["settings"]["failed_images"] == 1
+
+
+def test_wrong_usage_says_which_flag(table, tmp_path):
+    with pytest.raises(UsageError, match="`--csv` must be a file"):
+        evaluate(EvaluateCommand(csv=tmp_path / "absent.csv"))
+    with pytest.raises(UsageError, match="`--limit` must be at least 1"):
+        EvaluateCommand(csv=table, limit=0)
+    with pytest.raises(UsageError, match="`--num-beams` is for a model"):
+        EvaluateCommand(csv=table, predictions=table, num_beams=3)

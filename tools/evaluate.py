@@ -1,0 +1,199 @@
+"""`captioner evaluate`: scores captions with the COCO metrics."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from captioner.evaluation import (
+    Evaluation,
+    SheetRow,
+    coco_file_names,
+    contact_sheet,
+    evaluate_captions,
+    match_predictions,
+    read_predictions,
+)
+from captioner.files import atomic_path
+from captioner.images import ImageError, read_image
+from tools.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Scores captions against a table of reference captions: BLEU-1..4, METEOR, ROUGE-L and CIDEr.
+
+    Either a model writes the captions, or a file has them.
+
+    Examples:
+        captioner evaluate --csv dev.csv --images photos/ --output scores.json
+
+        captioner evaluate --predictions results.json --csv dev.csv
+    """
+
+    csv: Path
+    """Table of images and reference captions: CSV, TSV, COCO captions JSON or Karpathy's JSON."""
+    images: Path | None = None
+    """Folder that the table's image names start from; by default the table's own."""
+    preset: str = "flickr8k_lite0"
+    """The model: name of a preset, or folder of one (a training run's folder too)."""
+    predictions: Path | None = None
+    """Captions to score in place of a model's: COCO results JSON, JSON lines (.jsonl) or a CSV with image and caption."""
+    image_column: str | None = None
+    """The table's column of image names; guessed from common names by default."""
+    caption_column: str | None = None
+    """The table's column of captions; guessed from common names by default."""
+    split: str | None = None
+    """Only this split of the table, for tables that have splits."""
+    limit: int | None = None
+    """Only the first so many images of the table."""
+    output: Path | None = None
+    """JSON file for the scores, the settings and each image's caption with its own CIDEr."""
+    contact_sheet: Path | None = None
+    """PNG file for the images with the best and the worst captions."""
+    contact_sheet_images: int = 12
+    """Images on the contact sheet from each end."""
+    num_beams: int | None = None
+    """Beams of the search; the library's default if not given."""
+    length_penalty: float | None = None
+    """Exponent of the length that divides a caption's log-probability; the library's default if not given."""
+    max_length: int | None = None
+    """Most tokens of a caption; the library's default if not given."""
+    batch_size: int = 16
+    """Images captioned at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size", "contact_sheet_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1; received {value}.")
+        for name in ("num_beams", "length_penalty", "max_length"):
+            if self.predictions is not None and getattr(self, name) is not None:
+                raise UsageError(
+                    f"`--{name.replace('_', '-')}` is for a model; with `--predictions` there is none."
+                )
+
+
+def evaluate(command: EvaluateCommand) -> int:
+    """Scores captions and prints the scores; returns 0, or 1 if an image could not be captioned."""
+    from trainers.caption_tables import read_captions
+
+    for flag, path in (("csv", command.csv), ("predictions", command.predictions)):
+        if path is not None and not path.is_file():
+            raise UsageError(f"`--{flag}` must be a file; {str(path)!r} is none.")
+    records = read_captions(
+        command.csv,
+        command.images,
+        image_column=command.image_column,
+        caption_column=command.caption_column,
+        split=command.split,
+    )
+    if records.problems:
+        first = records.problems[0]
+        _say(
+            f"{len(records.problems)} captions left out, the first: {first.item}: {first.reason} {first.detail}"
+        )
+    references = {image.path: list(image.captions) for image in records.images}
+    if not references:
+        raise UsageError(f"`--csv` must have usable captions; {str(command.csv)!r} has none.")
+    chosen = list(references)[: command.limit]
+    failed: dict[Path, str] = {}
+    if command.predictions is not None:
+        given = read_predictions(command.predictions)
+        matched = match_predictions(given, references, coco_file_names(command.csv))
+        predictions = {path: matched[path] for path in chosen if path in matched}
+        settings = {"predictions": str(command.predictions)}
+    else:
+        predictions, settings = _caption(command, chosen, failed)
+    chosen = [path for path in chosen if path not in failed]
+    if not chosen:
+        _say("no image could be captioned, so there is nothing to score.")
+        return 1
+    evaluation = evaluate_captions(predictions, {path: references[path] for path in chosen})
+    settings = {"csv": str(command.csv), **settings, "failed_images": len(failed), **evaluation.settings}
+    evaluation = dataclasses.replace(evaluation, settings=settings)
+    _print_scores(evaluation)
+    _write(command, evaluation)
+    if failed:
+        _say(f"{len(failed)} images could not be captioned and are not in the scores.")
+    return 1 if failed else 0
+
+
+def _caption(
+    command: EvaluateCommand, paths: Sequence[Path], failed: dict[Path, str]
+) -> tuple[dict[Path, str], dict]:
+    """Captions images with the preset; notes in `failed` those that cannot be read."""
+    from tqdm import tqdm
+
+    from captioner.sampling import BeamSearch
+
+    options = {name: getattr(command, name) for name in ("num_beams", "length_penalty", "max_length")}
+    sampler = BeamSearch(**{name: value for name, value in options.items() if value is not None})
+    model = _load(command.preset)
+    predictions: dict[Path, str] = {}
+    with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
+        for batch in _batches(paths, command.batch_size):
+            photos = {}
+            for path in batch:
+                try:
+                    photos[path] = read_image(path)
+                except ImageError as error:
+                    failed[path] = str(error)
+                    _say(str(error))
+            if photos:
+                captions = model.caption(
+                    list(photos.values()), sampler=sampler, batch_size=command.batch_size
+                )
+                predictions.update(zip(photos, (best.text for best, *_ in captions), strict=True))
+            progress.update(len(batch))
+    return predictions, {"preset": command.preset, "sampler": "beam", **dataclasses.asdict(sampler)}
+
+
+def _load(preset: str):
+    from tools.quiet import import_tensorflow
+
+    import_tensorflow()
+    from captioner import ImageCaptioner
+
+    return ImageCaptioner.from_preset(preset)
+
+
+def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(paths), size):
+        yield paths[start : start + size]
+
+
+def _print_scores(evaluation: Evaluation) -> None:
+    settings = evaluation.settings
+    sys.stdout.write(f"{settings['num_images']} images, {settings['num_references']} references\n")
+    for name, score in evaluation.scores.items():
+        sys.stdout.write(f"{name:<8} {score:.4f}\n")
+    sys.stdout.write(f"tokenizer: {settings['tokenizer']}\n")
+    for note in evaluation.notes:
+        sys.stdout.write(f"note: {note}\n")
+
+
+def _write(command: EvaluateCommand, evaluation: Evaluation) -> None:
+    if command.output is not None:
+        with atomic_path(command.output) as temporary:
+            text = json.dumps(evaluation.to_dict(), indent=1, ensure_ascii=False)
+            temporary.write_text(f"{text}\n", encoding="utf-8", errors="replace")
+    if command.contact_sheet is not None:
+        best, worst = evaluation.best_and_worst(command.contact_sheet_images)
+        rows = []
+        for name, captions in (("best", best), ("worst", worst)):
+            for rank, entry in enumerate(captions, start=1):
+                lines = (
+                    f"{name} {rank}, CIDEr {entry.cider:.3f}: {entry.caption}",
+                    f"reference: {entry.references[0]}",
+                )
+                rows.append(SheetRow(entry.image, lines))
+        headline = (
+            f"Best and worst of {len(evaluation.captions)} captions, CIDEr {evaluation.scores['CIDEr']:.3f}"
+        )
+        contact_sheet(rows, command.contact_sheet, headline=headline)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"captioner: {message}\n")
