@@ -29,11 +29,12 @@ def checkpoint():
 
 
 @pytest.mark.parametrize(
-    ("photo", "classes", "least"),
-    [("coffee.jpg", ESPRESSO, 0.9), ("cat.jpg", CATS, 0.85), ("photographer.jpg", TRIPOD, 0.9)],
+    ("photo", "classes", "expected"),
+    [("coffee.jpg", ESPRESSO, 0.931), ("cat.jpg", CATS, 0.889), ("photographer.jpg", TRIPOD, 0.943)],
 )
-def test_the_checkpoints_own_classifier_names_the_photo(photo, classes, least, lite0, checkpoint):
-    """The classifier is applied here, in numpy; a wrong padding, epsilon or scaling makes it unsure."""
+def test_the_checkpoints_own_classifier_names_the_photo(photo, classes, expected, lite0, checkpoint):
+    """The classifier is applied here, in numpy; a wrong padding, epsilon, clip or scaling moves one of the three
+    by 0.03 or more."""
     transform = ImageTransform(image_size=(224, 224), resize="center_crop")
     image = np.asarray(transform(read_image(PHOTOS / photo)))
     pooled = keras.ops.convert_to_numpy(lite0(image[None])).mean(axis=(1, 2))[0]
@@ -41,7 +42,7 @@ def test_the_checkpoints_own_classifier_names_the_photo(photo, classes, least, l
     probabilities = np.exp(logits - logits.max())
     probabilities /= probabilities.sum()
     assert probabilities.argmax() in classes
-    assert probabilities[list(classes)].sum() > least
+    assert probabilities[list(classes)].sum() == pytest.approx(expected, abs=0.01)
 
 
 def test_the_report_accounts_for_every_tensor(checkpoint):
