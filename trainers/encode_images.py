@@ -88,6 +88,6 @@ def _encode(encoder: keras.Model, images: np.ndarray, batch_size: int) -> np.nda
 
 
 def _view_seed(path: str, seed: int, view: int) -> np.ndarray:
-    """A seed that depends on nothing but its arguments, int32 `(2,)`."""
-    digest = hashlib.sha256(f"{seed} {view} ".encode() + os.fsencode(path)).digest()
+    """A seed of the view, int32 `(2,)`, the same wherever the folder of images lies."""
+    digest = hashlib.sha256(f"{seed} {view} ".encode() + os.fsencode(os.path.basename(path))).digest()
     return np.frombuffer(digest[:8], "<i4") & 0x7FFFFFFF

@@ -107,7 +107,7 @@ def cache_features(
             frozen encoder's features allow. Disk and time grow with it.
         augmentation: Augmentation. Random changes of the further views; needed if `views` is above 1.
         allow_flip: N bools, False where an image must not be mirrored, or None to allow all.
-        seed: int. Of the augmentation. The views of an image depend on the seed and its path alone.
+        seed: int. Of the augmentation. The views of an image depend on the seed and its file name alone.
         progress: bool. Whether to show a progress bar.
 
     Returns:

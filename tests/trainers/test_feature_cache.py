@@ -1,6 +1,7 @@
 """The feature cache gives what the encoder gives, computes it once, and survives interruptions."""
 
 import os
+import shutil
 
 import keras
 import numpy as np
@@ -149,6 +150,16 @@ def test_further_views_are_augmented_and_view_0_is_plain(tmp_path, paths):
         assert any(is_flipped) == allow_flip[index]
 
 
+def test_views_do_not_depend_on_where_the_images_lie(tmp_path, paths):
+    (tmp_path / "moved").mkdir()
+    moved = [shutil.copy(path, tmp_path / "moved") for path in paths]
+    views = {"views": 4, "augmentation": Augmentation(min_crop_area=0.3, color_jitter=0.5)}
+    here, there = (cached(tmp_path, CountingEncoder(), names, **views) for names in (paths, moved))
+    assert there.num_computed == 5
+    for view in range(4):
+        np.testing.assert_array_equal(here.read(range(5), [view] * 5), there.read(range(5), [view] * 5))
+
+
 def test_both_datasets_take_features_for_images(tmp_path, paths):
     class OneToken:
         start_token_id, end_token_id, pad_token_id = 1, 2, 0
@@ -158,7 +169,13 @@ def test_both_datasets_take_features_for_images(tmp_path, paths):
 
     images = [CaptionedImage(path, (str(10 + index),)) for index, path in enumerate(paths)]
     captions = tokenize_captions(images, OneToken(), max_length=4)
-    cache = cached(tmp_path, CountingEncoder(), paths, views=3, augmentation=Augmentation(min_crop_area=0.3))
+    cache = cached(
+        tmp_path,
+        CountingEncoder(),
+        paths,
+        views=3,
+        augmentation=Augmentation(min_crop_area=0.3, color_jitter=0.5),
+    )
     arguments = {"batch_size": 2, "captions_per_image": 1, "seed": 0}
     dataset = training_dataset(captions, cache, **arguments, num_epochs=12)
     assert dataset.element_spec[0]["images"].shape.as_list() == [None, 3, 5, 4]
