@@ -33,8 +33,10 @@ def checkpoint():
     [("coffee.jpg", ESPRESSO, 0.931), ("cat.jpg", CATS, 0.889), ("photographer.jpg", TRIPOD, 0.943)],
 )
 def test_the_checkpoints_own_classifier_names_the_photo(photo, classes, expected, lite0, checkpoint):
-    """The classifier is applied here, in numpy; a wrong padding, epsilon, clip or scaling moves one of the three
-    by 0.03 or more."""
+    """The classifier is applied here, in numpy.
+
+    A wrong padding, epsilon, clip or scaling moves one of the three probabilities by 0.03 or more.
+    """
     transform = ImageTransform(image_size=(224, 224), resize="center_crop")
     image = np.asarray(transform(read_image(PHOTOS / photo)))
     pooled = keras.ops.convert_to_numpy(lite0(image[None])).mean(axis=(1, 2))[0]
