@@ -12,8 +12,8 @@ from pathlib import Path
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary sibling of `path` that takes its name when the block ends without an error.
 
-    The block may write a file or a folder there. An existing file is replaced in one step; an existing folder is
-    moved aside first and removed last. After an error, Ctrl-C included, `path` is what it was.
+    The block may write a file or a folder there. An existing file is replaced in one step; an existing folder
+    is moved aside first and removed last. After an error, Ctrl-C included, `path` is what it was.
 
     Args:
         path: path. Where the result shall be; its parent folder is created.

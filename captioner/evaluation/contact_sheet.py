@@ -125,7 +125,9 @@ def _wrap(text: str, width: int) -> list[str]:
         if line:
             lines.append(line)
         while _width(word) > width and len(word) > 1:
-            end = next((e for e in range(len(word) - 1, 1, -1) if _width(word[:e]) <= width), 1)
+            end = next(
+                end for end in range(1, len(word) + 1) if end == len(word) or _width(word[: end + 1]) > width
+            )
             lines.append(word[:end])
             word = word[end:]
         line = word
@@ -133,8 +135,9 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """`text` without control characters and lone surrogates, which no font can draw; cut at a page's length."""
-    text = text[:2000].encode("utf-8", "replace").decode("utf-8")
+    """`text` without control characters and lone surrogates, which no font can draw; cut at a page's
+    length."""
+    text = text[:1000].encode("utf-8", "replace").decode("utf-8")
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
@@ -149,7 +152,8 @@ def _write(image: Image.Image, lines: Sequence[str], left: int, top: int) -> Non
 
 
 def _font_for(text: str):
-    """The first font that has all letters of `text`, else Pillow's own, which draws boxes for what it lacks."""
+    """The first font that has all letters of `text`, else Pillow's own, which draws boxes for what it
+    lacks."""
     if all(ord(letter) < 256 for letter in text):
         return _fonts()[0]
     return next((font for font in _fonts() if all(_has(font, letter) for letter in set(text))), _fonts()[0])

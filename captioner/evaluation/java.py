@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 
-# Java before 18 takes its encoding, and always its decimal point, from the user's locale; the metrics must not.
+# Java before 18 takes its encoding, and always its decimal point, from the user's locale; the metrics must
+# not.
 NEUTRAL_FLAGS = (
     "-Dfile.encoding=UTF-8",
     "-Dstdout.encoding=UTF-8",

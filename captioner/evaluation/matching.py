@@ -11,8 +11,8 @@ def check_same_images(
     """Refuses predictions and references that are not about the same images.
 
     Raises:
-        ValueError: If there is no image, an image has no reference, an image has no prediction, or a prediction
-            has no image. The message names a few and says how many.
+        ValueError: If there is no image, an image has no reference, an image has no prediction, or a
+            prediction has no image. The message names a few and says how many.
     """
     if not references:
         raise ValueError("`references` must hold at least one image; received none.")

@@ -85,7 +85,8 @@ def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tu
             weight = count * (log_images - math.log(max(1, frequency[ngram])))
             vectors[len(ngram) - 1][ngram] = weight
         norms = [math.sqrt(sum(weight**2 for weight in vector.values())) for vector in vectors]
-        # The COCO code takes the number of bigrams as the length, and its scores are the ones to compare with.
+        # The COCO code takes the number of bigrams as the length, and its scores are the ones to compare
+        # with.
         return vectors, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2)
 
     scores = []

@@ -60,8 +60,8 @@ def match_predictions(
 ) -> dict[Path, str]:
     """Finds the image that each prediction is about.
 
-    A prediction's name is taken, in this order, for an image's path as given, its absolute path, its trailing part
-    ("folder/a.jpg"), its name without ending, or the number in a COCO file name.
+    A prediction's name is taken, in this order, for an image's path as given, its absolute path, its trailing
+    part ("folder/a.jpg"), its name without ending, or the number in a COCO file name.
 
     Args:
         predictions: mapping from the name of an image to its caption.

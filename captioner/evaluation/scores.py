@@ -78,7 +78,8 @@ def evaluate_captions(
         references: mapping from the same images to their reference captions.
 
     Returns:
-        An `Evaluation`. Without Java it has no METEOR, and its notes and settings say which tokenisation was used.
+        An `Evaluation`. Without Java it has no METEOR, and its notes and settings say which tokenisation was
+        used.
 
     Raises:
         ValueError: If the images differ or an image has no reference.
@@ -135,7 +136,8 @@ def _score(
     if java:
         scores["METEOR"] = float(meteor_scores(predicted, expected, java)[0])
     _, rouges = official_scorer("rouge.rouge", "Rouge")().compute_score(truth, result)
-    # To the official code "" is one word that equals another "": a caption without words must not win by that.
+    # To the official code "" is one word that equals another "": a caption without words must not win by
+    # that.
     rouges = [float(score) if words else 0.0 for words, score in zip(predicted, rouges, strict=True)]
     scores["ROUGE-L"] = sum(rouges) / len(rouges)
     cider, ciders = official_scorer("cider.cider", "Cider")().compute_score(truth, result)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from captioner.evaluation.java import Java, JavaError
 from captioner.evaluation.official import official_file
 
-# The tokens that the COCO evaluation removes. It names brackets in capitals (-LRB-), but its tokens are in lower
-# case by then, so brackets stay and count as words there; here too.
+# The tokens that the COCO evaluation removes. It names brackets in capitals (-LRB-), but its tokens are in
+# lower case by then, so brackets stay and count as words there; here too.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 PTB = "PTB (Stanford CoreNLP 3.4.1)"

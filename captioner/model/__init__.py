@@ -1,4 +1,5 @@
-"""The model: image encoders, image tokens, transformer block, GPT-2 decoder, and the captioner made of them."""
+"""The model: image encoders, image tokens, transformer block, GPT-2 decoder, and the captioner made of
+them."""
 
 from captioner.model.backbone import CaptionerBackbone
 from captioner.model.caption import Caption

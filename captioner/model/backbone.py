@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import keras
 import keras_hub
 
+from captioner.model.encoder_split import EncoderSplit, split_image_encoder
 from captioner.model.gpt2_decoder import GPT2Decoder
 from captioner.model.image_encoders import build_image_encoder
 from captioner.model.image_tokens import ImageTokens
@@ -21,8 +22,9 @@ class CaptionerBackbone(keras_hub.models.Backbone):
     """An image encoder whose feature map, read as a sequence, is cross-attended by a GPT-2.
 
     Args:
-        image_encoder: str, a name that `build_image_encoder` knows, or a `keras.Model` from float `(B, height, width, 3)` in
-            0..255 to `(B, h, w, C)` or `(B, S, C)`. A name gives random weights; `captioner.weights` loads others.
+        image_encoder: str, a name that `build_image_encoder` knows, or a `keras.Model` from float `(B,
+            height, width, 3)` in 0..255 to `(B, h, w, C)` or `(B, S, C)`. A name gives random weights;
+            `captioner.weights` loads others.
         image_size: `(height, width)` in px.
         vocabulary_size: int. Tokens of the vocabulary, without the special ones.
         num_special_tokens: int. Trainable tokens behind the vocabulary.
@@ -34,16 +36,17 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         max_sequence_length: int. Text positions.
         dropout: float. For image tokens and decoder.
         layer_norm_epsilon: float.
-        train_batch_norm: bool. Whether the image encoder's batch statistics are learned. False suits pretrained encoders:
-            their statistics stay as they are, also when their weights are trained.
+        train_batch_norm: bool. Whether the image encoder's batch statistics are learned. False suits
+            pretrained encoders: their statistics stay as they are, also when their weights are trained.
         dtype: optional dtype policy.
 
     Call arguments:
-        inputs: dict of `images` float `(B, height, width, 3)` in 0..255, `token_ids` int `(B, G, T)` and `padding_mask` bool
-            `(B, G, T)`, True = a real token. `(B, T)` is taken as G = 1.
+        inputs: dict of `images` float `(B, height, width, 3)` in 0..255, `token_ids` int `(B, G, T)` and
+            `padding_mask` bool `(B, G, T)`, True = a real token. `(B, T)` is taken as G = 1.
 
     Returns:
-        Float tensor `(B, G, T, D)`, or `(B, T, D)` as the inputs were: the final hidden states of the decoder.
+        Float tensor `(B, G, T, D)`, or `(B, T, D)` as the inputs were: the final hidden states of the
+        decoder.
     """
 
     def __init__(
@@ -124,15 +127,23 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         hidden = self.decoder(inputs["token_ids"], inputs["padding_mask"], self.image_tokens(features))
         return inputs, hidden
 
-    def feature_model(self) -> keras.Model:
-        """A model that takes the feature map as `images` and shares all variables: for features computed once.
+    def encode_images(self, images):
+        """Float `(B, height, width, 3)` in 0..255 -> image tokens `(B, S, D)`."""
+        return self.image_tokens(self.image_encoder(images, training=False), training=False)
+
+    def feature_model(self, split: EncoderSplit) -> keras.Model:
+        """A model that goes on from the frozen part of the image encoder, with variables shared: for cached features.
+
+        Args:
+            split: from `split_image_encoder`.
 
         Returns:
-            `keras.Model` from `images` float `(B, h, w, C)`, `token_ids` and `padding_mask` to logits `(B, G, T, V)`.
+            `keras.Model` from `images`, float `(B, h, w, C)` as `split.frozen` gives, `token_ids` and `padding_mask` to
+            logits `(B, G, T, V)`.
         """
-        features = keras.Input(self.image_encoder.output_shape[1:], name="images")
-        inputs, hidden = self._text_graph(features)
-        return keras.Model({"images": features, **inputs}, self.token_embedding(hidden, reverse=True))
+        cached = keras.Input(split.frozen.output_shape[1:], name="images")
+        inputs, hidden = self._text_graph(split.feature_map(cached))
+        return keras.Model({"images": cached, **inputs}, self.token_embedding(hidden, reverse=True))
 
     @property
     def input_spec(self):
@@ -148,13 +159,14 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         outputs = super().call(inputs, training=training, mask=mask)
         return keras.ops.squeeze(outputs, 1) if squeeze else outputs
 
-    def set_trainable_parts(self, parts: Iterable[str]) -> None:
+    def set_trainable_parts(self, parts: Iterable[str], frozen_until: str | None = None) -> None:
         """Trains the named parts and freezes the others. Special tokens are always trained.
 
         Args:
-            parts: names of `PARTS`. `image_encoder`; `image_blocks`: projection, positions and bidirectional blocks;
-                `cross_attention`: of all decoder blocks; `decoder`: the rest of the decoder's blocks and its final norm;
-                `embeddings`: tokens and positions.
+            parts: names of `PARTS`. `image_encoder`; `image_blocks`: projection, positions and bidirectional
+                blocks; `cross_attention`: of all decoder blocks; `decoder`: the rest of the decoder's blocks
+                and its final norm; `embeddings`: tokens and positions.
+            frozen_until: layer of the image encoder; it and what comes before it stay frozen.
 
         Raises:
             ValueError: If a name is unknown.
@@ -164,6 +176,9 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             raise ValueError(f"`parts` must be of {', '.join(PARTS)}; received {sorted(unknown)}.")
         self.trainable = True
         self.image_encoder.trainable = "image_encoder" in parts
+        if "image_encoder" in parts and frozen_until is not None:
+            for layer in split_image_encoder(self.image_encoder, frozen_until).frozen.layers:
+                layer.trainable = False
         self.image_tokens.trainable = "image_blocks" in parts
         decoder = self.decoder
         for block in decoder.blocks:

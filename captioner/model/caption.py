@@ -16,4 +16,5 @@ class Caption:
     log_prob: float
     """Their sum."""
     score: float
-    """What captions of an image are ranked by: `log_prob` divided by a power of the length; higher is better."""
+    """What captions of an image are ranked by: `log_prob` divided by a power of the length; higher is
+    better."""

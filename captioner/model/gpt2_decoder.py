@@ -1,7 +1,7 @@
 """The GPT-2 decoder with cross-attention to image tokens.
 
-Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens, N heads, H head width, D width,
-V vocabulary (the special tokens included).
+Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens, N heads, H head width, D
+width, V vocabulary (the special tokens included).
 """
 
 import keras
@@ -14,8 +14,8 @@ from captioner.model.transformer_block import TransformerBlock
 class TokenEmbedding(keras.layers.Layer):
     """Token embedding, tied to the output projection, with special tokens of their own.
 
-    The special tokens are rows of a second variable, with the ids after the vocabulary's: they can be trained while the
-    embedding of a pretrained GPT-2 is frozen.
+    The special tokens are rows of a second variable, with the ids after the vocabulary's: they can be trained
+    while the embedding of a pretrained GPT-2 is frozen.
 
     Args:
         vocabulary_size: int. Tokens of the vocabulary, without the special ones.
@@ -66,7 +66,11 @@ class TokenEmbedding(keras.layers.Layer):
         return ops.cast(x, self.compute_dtype)
 
     def _logits(self, x):
-        parts = [self.embeddings] if self.special_embeddings is None else [self.embeddings, self.special_embeddings]
+        parts = (
+            [self.embeddings]
+            if self.special_embeddings is None
+            else [self.embeddings, self.special_embeddings]
+        )
         x = ops.cast(x, self.compute_dtype)
         products = [ops.matmul(x, ops.transpose(ops.cast(part, self.compute_dtype))) for part in parts]
         return ops.cast(products[0] if len(products) == 1 else ops.concatenate(products, axis=-1), "float32")
@@ -109,7 +113,7 @@ class GPT2Decoder(keras.layers.Layer):
         Float tensor `(B, G, T, D)`: the final hidden states. `logits` turns them into logits.
 
     References:
-        - [Radford et al., 2019](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf)
+        - https://github.com/openai/gpt-2/blob/master/src/model.py
         - Cross-attention as in Hugging Face's `GPT2Config(add_cross_attention=True)`.
     """
 

@@ -4,7 +4,7 @@ Axes: B images, G texts per image, N captions per image, L text positions, V voc
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import keras_hub
@@ -25,16 +25,16 @@ from captioner.sampling.token_sampling import uniform_draws
 class ImageCaptioner(keras_hub.models.CausalLM):
     """A `CaptionerBackbone` with its tokenizer and image transform: trains, generates and captions.
 
-    `compile`, `fit`, `generate`, `from_preset` and `save_to_preset` are KerasHub's; `caption` adds what captioning needs:
-    several captions for each image, with their probabilities.
+    `compile`, `fit`, `generate`, `from_preset` and `save_to_preset` are KerasHub's; `caption` adds what
+    captioning needs: several captions for each image, with their probabilities.
 
     Args:
         backbone: `CaptionerBackbone`.
         preprocessor: optional `ImageCaptionerPreprocessor`; without it, inputs are the backbone's.
 
     Call arguments:
-        inputs: dict of `images` float `(B, height, width, 3)`, `token_ids` int `(B, G, T)`, `padding_mask` bool `(B, G, T)`;
-            `(B, T)` is taken as G = 1.
+        inputs: dict of `images` float `(B, height, width, 3)`, `token_ids` int `(B, G, T)`, `padding_mask`
+            bool `(B, G, T)`; `(B, T)` is taken as G = 1.
 
     Returns:
         float32 logits `(B, G, T, V)`, or `(B, T, V)` as the inputs were.
@@ -60,14 +60,16 @@ class ImageCaptioner(keras_hub.models.CausalLM):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        """Loads a bundled preset by name, a preset folder, a training run's folder, or `hf://` and `kaggle://` handles.
+        """Loads a bundled preset by name, a preset folder, a training run's folder, or `hf://` and
+        `kaggle://` handles.
 
         See `keras_hub.models.Task.from_preset`.
         """
         return super().from_preset(resolve_preset(preset), load_weights=load_weights, **kwargs)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler=None, **kwargs):
-        """As `keras_hub.models.CausalLM.compile`; `sampler` may be decoding settings, and is beam search by default."""
+        """As `keras_hub.models.CausalLM.compile`; `sampler` may be decoding settings, and is beam search by
+        default."""
         if sampler is None or isinstance(sampler, DecodingSettings):
             sampler = CaptionSampler(sampler)
         super().compile(optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs)
@@ -115,15 +117,19 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         ]
 
     def caption_batch(
-        self, images, sampler: DecodingSettings, num_captions: int = 1, from_features: bool = False
+        self,
+        images,
+        sampler: DecodingSettings,
+        num_captions: int = 1,
+        encode: Callable | None = None,
     ) -> list[list[Caption]]:
         """Captions a batch that is ready for the model.
 
         Args:
-            images: float array `(B, height, width, 3)` in 0..255; with `from_features`, feature maps `(B, h, w, C)`.
+            images: float array `(B, height, width, 3)` in 0..255, or whatever `encode` reads.
             sampler: decoding settings.
             num_captions: int.
-            from_features: bool. Whether the image encoder has been run already.
+            encode: optional function from `images` to image tokens `(B, S, D)`; by default the backbone's.
         """
         limit = self.backbone.max_sequence_length - 1
         if sampler.max_length > limit:
@@ -131,11 +137,12 @@ class ImageCaptioner(keras_hub.models.CausalLM):
                 f"`max_length` must be at most {limit}, the positions that this model has learned behind its start token; "
                 f"received max_length={sampler.max_length}."
             )
-        key = (sampler, num_captions, from_features)
+        encode = encode or self.backbone.encode_images
+        key = (sampler, num_captions, encode)
         if key not in self._inference_functions:
 
             def search(images, uniforms):
-                return self._search(images, uniforms, sampler, num_captions, from_features)
+                return self._search(encode(images), uniforms, sampler, num_captions)
 
             self._inference_functions[key] = compile_inference(self, search)
         seed = sampler.seed if isinstance(sampler, NucleusSampling) else 0
@@ -143,10 +150,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         decoded = self._inference_functions[key](np.asarray(images, "float32"), uniforms)
         return self._captions(decoded)
 
-    def _search(self, images, uniforms, sampler, num_captions, from_features):
+    def _search(self, image_tokens, uniforms, sampler, num_captions):
         backbone = self.backbone
-        features = images if from_features else backbone.image_encoder(images, training=False)
-        image_tokens = backbone.image_tokens(features, training=False)
         num_images = ops.shape(image_tokens)[0]
         tokenizer = self.preprocessor.tokenizer
         length = sampler.max_length + 1  # the start token is not part of the caption
@@ -170,7 +175,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         )
 
     def _next_function(self, image_tokens):
-        """The step of a sampler; it closes over the images' keys and values, which are never tiled or moved."""
+        """The step of a sampler; it closes over the images' keys and values, which are never tiled or
+        moved."""
         decoder = self.backbone.decoder
         image_keys_values = decoder.image_keys_values(image_tokens)
 
@@ -198,10 +204,11 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         return [[caption(b, n) for n in range(scores.shape[1])] for b in range(scores.shape[0])]
 
     def generate_step(self, inputs, stop_token_ids=None):
-        """One batch of `generate()`, with whatever sampler `compile()` was given; see `keras_hub.models.CausalLM`."""
+        """One batch of `generate()`, with whatever sampler `compile()` was given; see
+        `keras_hub.models.CausalLM`."""
         token_ids, padding_mask = inputs["token_ids"], ops.cast(inputs["padding_mask"], "bool")
         backbone = self.backbone
-        image_tokens = backbone.image_tokens(backbone.image_encoder(inputs["images"], training=False), training=False)
+        image_tokens = backbone.encode_images(inputs["images"])
         step = self._next_function(image_tokens)
 
         # KerasHub's samplers repeat and move the cache as one tensor: (R, layers, 2, N, L, H).
@@ -218,7 +225,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         length = token_ids.shape[1]
         cache = backbone.decoder.empty_cache(ops.shape(token_ids)[0], length)
         lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=-1)
-        # The cache is filled by stepping through the prompt, so that prompts of different lengths need no second way.
+        # The cache is filled by stepping through the prompt, so that prompts of different lengths need no
+        # second way.
         token_ids = self.sampler(
             next=next,
             prompt=token_ids,

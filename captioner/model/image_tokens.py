@@ -1,4 +1,5 @@
-"""Image tokens: the feature map as a sequence. Axes: B images, H rows, W columns, C channels, S = H*W image tokens, D width."""
+"""Image tokens: the feature map as a sequence. Axes: B images, H rows, W columns, C channels, S = H*W image
+tokens, D width."""
 
 import keras
 from keras import ops
@@ -16,8 +17,8 @@ class FeatureMapTokens(keras.layers.Layer):
         layer_norm_epsilon: float.
 
     Call arguments:
-        features: float tensor `(B, H, W, C)`, or `(B, S, C)` from an encoder that gives a sequence. H, W, S and C must be
-            static.
+        features: float tensor `(B, H, W, C)`, or `(B, S, C)` from an encoder that gives a sequence. H, W, S
+            and C must be static.
 
     Returns:
         Float tensor `(B, S, D)`; token `h*W + w` comes from cell `(h, w)`.
@@ -77,7 +78,8 @@ class FeatureMapTokens(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("captioner")
 class ImageTokens(keras.layers.Layer):
-    """From a feature map to the image tokens that the decoder attends to: projection, positions, bidirectional blocks.
+    """From a feature map to the image tokens that the decoder attends to: projection, positions,
+    bidirectional blocks.
 
     Args:
         hidden_dim: int. Width D.

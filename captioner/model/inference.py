@@ -6,10 +6,11 @@ import keras
 
 
 def compile_inference(model: keras.Model, function: Callable) -> Callable:
-    """Returns `function` compiled for repeated calls; it may read the variables of `model`, and must not write them.
+    """Returns `function` compiled for repeated calls; it may read the variables of `model`, and must not
+    write them.
 
-    TensorFlow traces a graph, JAX compiles with the variables as arguments (so that a later `load_weights` is seen), PyTorch
-    runs without gradients.
+    TensorFlow traces a graph, JAX compiles with the variables as arguments (so that a later `load_weights` is
+    seen), PyTorch runs without gradients.
 
     Args:
         model: the model whose variables the function reads.

@@ -1,4 +1,5 @@
-"""Images and captions to the batch that a captioner reads. Axes: B images, G texts per image, T text positions."""
+"""Images and captions to the batch that a captioner reads. Axes: B images, G texts per image, T text
+positions."""
 
 import dataclasses
 import os
@@ -23,12 +24,13 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         sequence_length: int. Text positions T of a batch.
 
     Call arguments:
-        x: dict of `images`, a list of paths or of uint8 or float arrays `(H, W, 3)` in 0..255 (an array `(B, H, W, 3)` is such a
-            list), and `captions`, for each image a str or a list of G str.
+        x: dict of `images`, a list of paths or of uint8 or float arrays `(H, W, 3)` in 0..255 (an array `(B,
+            H, W, 3)` is such a list), and `captions`, for each image a str or a list of G str.
 
     Returns:
-        `(x, y, sample_weight)`: `x` a dict of `images` float32 `(B, height, width, 3)`, `token_ids` int32 and `padding_mask`
-        bool `(B, G, T)`, True = a real token; `y` int32 and `sample_weight` float32 `(B, G, T)`.
+        `(x, y, sample_weight)`: `x` a dict of `images` float32 `(B, height, width, 3)`, `token_ids` int32 and
+        `padding_mask` bool `(B, G, T)`, True = a real token; `y` int32 and `sample_weight` float32 `(B, G,
+        T)`.
 
     Raises:
         ValueError: If the images do not all have the same number of captions.
@@ -36,9 +38,7 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
 
     tokenizer_cls = CaptionTokenizer
 
-    def __init__(
-        self, tokenizer, image_size, resize: str = "stretch", sequence_length: int = 32, **kwargs
-    ):
+    def __init__(self, tokenizer, image_size, resize: str = "stretch", sequence_length: int = 32, **kwargs):
         super().__init__(tokenizer=tokenizer, sequence_length=sequence_length, **kwargs)
         self.image_transform = ImageTransform(image_size=tuple(image_size), resize=resize)
 
@@ -72,7 +72,9 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         """Reads and transforms a list of paths or arrays: float32 `(B, height, width, 3)` in 0..255."""
         arrays = [read_image(image) if isinstance(image, str | os.PathLike) else image for image in images]
         prepared = [np.asarray(self.image_transform(_as_numpy(array))) for array in arrays]
-        return np.stack(prepared) if prepared else np.zeros((0, *self.image_transform.image_size, 3), "float32")
+        return (
+            np.stack(prepared) if prepared else np.zeros((0, *self.image_transform.image_size, 3), "float32")
+        )
 
     def generate_preprocess(self, x, sequence_length=None):
         """Images and optional `prompts` to `images`, `token_ids` and `padding_mask`, the texts `(B, T)`."""
@@ -100,9 +102,7 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         """`token_ids` and `padding_mask` `(B, T)` to texts."""
         token_ids = keras.ops.convert_to_numpy(x["token_ids"])
         padding_mask = keras.ops.convert_to_numpy(x["padding_mask"])
-        return [
-            self.tokenizer.decode(row[mask]) for row, mask in zip(token_ids, padding_mask, strict=True)
-        ]
+        return [self.tokenizer.decode(row[mask]) for row, mask in zip(token_ids, padding_mask, strict=True)]
 
     def get_config(self):
         return super().get_config() | dataclasses.asdict(self.image_transform)

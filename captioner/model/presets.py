@@ -23,7 +23,8 @@ def _efficientnet_v2(size: str, num_image_layers: int) -> dict:
 
 ARCHITECTURES = MappingProxyType(
     {
-        # The two recipes that gpt2-captioning with EfficientNetV2 was published with; the larger two follow them.
+        # The two recipes that gpt2-captioning with EfficientNetV2 was published with; the larger two follow
+        # them.
         "gpt2_124m_efficientnet_v2_s": _GPT2 | _GPT2_124M | _efficientnet_v2("s", 2),
         "gpt2_355m_efficientnet_v2_m": _GPT2 | _GPT2_355M | _efficientnet_v2("m", 8),
         "gpt2_774m_efficientnet_v2_l": _GPT2 | _GPT2_774M | _efficientnet_v2("l", 8),
@@ -65,8 +66,8 @@ def resolve_preset(preset: str | os.PathLike) -> str:
     """The folder or handle that KerasHub loads for what a user names.
 
     Args:
-        preset: a bundled preset's name, a preset folder, a training run's folder (its exported preset is taken), or a
-            handle with a scheme, such as `hf://user/model`.
+        preset: a bundled preset's name, a preset folder, a training run's folder (its exported preset is
+            taken), or a handle with a scheme, such as `hf://user/model`.
 
     Raises:
         FileNotFoundError: If it is none of these.

@@ -1,7 +1,7 @@
 """The one transformer block: bidirectional for image tokens, causal with cross-attention for text.
 
-Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens or cached positions, N heads, H head width,
-D width.
+Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens or cached positions, N
+heads, H head width, D width.
 """
 
 import keras
@@ -54,7 +54,8 @@ def _kernel_initializer():
 class TransformerBlock(keras.layers.Layer):
     """Pre-norm block of GPT-2: self-attention, optional cross-attention to image tokens, MLP with tanh GELU.
 
-    Query, key and value of the self-attention are one fused projection, as are key and value of the cross-attention.
+    Query, key and value of the self-attention are one fused projection, as are key and value of the
+    cross-attention.
 
     Args:
         num_heads: int. Attention heads N; must divide D.
@@ -66,7 +67,8 @@ class TransformerBlock(keras.layers.Layer):
     Call arguments:
         x: float tensor `(R, T, D)`.
         self_attention_mask: bool tensor broadcastable to `(R, N, T, S)`; True = attend. None = bidirectional.
-        image_keys: float tensor `(B, N, S, H)` from `project_image`, with R = B*G: the rows of an image are neighbours.
+        image_keys: float tensor `(B, N, S, H)` from `project_image`, with R = B*G: the rows of an image are
+            neighbours.
         image_values: float tensor `(B, N, S, H)`.
         cache: optional pair of float tensors `(R, N, S, H)`, the keys and values of S text positions.
         cache_index: int tensor. The first position that `x` takes in the cache.
@@ -76,7 +78,7 @@ class TransformerBlock(keras.layers.Layer):
         `(B, N, G*T, S)` or None.
 
     References:
-        - [Radford et al., 2019](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf), section 2.3
+        - https://github.com/openai/gpt-2/blob/master/src/model.py, `block`
     """
 
     def __init__(

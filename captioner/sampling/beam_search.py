@@ -1,4 +1,5 @@
-"""Beam search with frozen finished beams. Axes: B images, K beams, M = 2K candidates, L text positions, V vocabulary."""
+"""Beam search with frozen finished beams. Axes: B images, K beams, M = 2K candidates, L text positions, V
+vocabulary."""
 
 import keras
 from keras import ops
@@ -10,17 +11,21 @@ IMPOSSIBLE = -1e9
 """Log-probability of what cannot be: finite, so that sums of it stay comparable."""
 
 
-def beam_search(next, prompt, cache, index, prompt_mask, end_token_ids, pad_token_id, settings: BeamSearch, num_captions):
+def beam_search(
+    next, prompt, cache, index, prompt_mask, end_token_ids, pad_token_id, settings: BeamSearch, num_captions
+):
     """Finds the captions of the highest length-normalised log-probability.
 
-    Unfinished ("live") and finished beams are kept apart. A finished beam keeps its score for good; it leaves only for
-    a better finished one. A caption is finished by an end token, or by the last position. The search of an image is over
-    when no live beam can still beat its worst finished one: log-probabilities only fall, so this loses nothing.
+    Unfinished ("live") and finished beams are kept apart. A finished beam keeps its score for good; it leaves
+    only for a better finished one. A caption is finished by an end token, or by the last position. The search
+    of an image is over when no live beam can still beat its worst finished one: log-probabilities only fall,
+    so this loses nothing.
 
     Args:
-        next: function `(token_ids (B*K, L), cache, index) -> (logits (B*K, V), hidden, cache)`: the logits at position
-            `index`. The beams of an image are neighbours.
-        prompt: int32 tensor `(B, L)`. Positions where `prompt_mask` holds are given, the others are to be filled.
+        next: function `(token_ids (B*K, L), cache, index) -> (logits (B*K, V), hidden, cache)`: the logits at
+            position `index`. The beams of an image are neighbours.
+        prompt: int32 tensor `(B, L)`. Positions where `prompt_mask` holds are given, the others are to be
+            filled.
         cache: nest of float tensors `(B*K, ...)`; moved with the beams.
         index: int. The first position to fill in at least one image.
         prompt_mask: bool tensor `(B, L)`; True = given.
@@ -60,7 +65,8 @@ def beam_search(next, prompt, cache, index, prompt_mask, end_token_ids, pad_toke
 
         totals = live["log_probs"][:, :, None] + log_probs
         totals = ops.reshape(totals, (num_images, num_beams * vocabulary_size))
-        # 2K candidates hold at least K that do not end, as each beam has one end token; several need as many more.
+        # 2K candidates hold at least K that do not end, as each beam has one end token; several need as many
+        # more.
         num_candidates = min(num_beams * (1 + max(len(end_token_ids), 1)), num_beams * vocabulary_size)
         totals, choices = ops.top_k(totals, num_candidates)
         beams, tokens = choices // vocabulary_size, choices % vocabulary_size

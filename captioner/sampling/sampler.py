@@ -19,7 +19,18 @@ def rows_per_image(settings: DecodingSettings, num_captions: int) -> int:
     return settings.num_beams if isinstance(settings, BeamSearch) else num_captions
 
 
-def decode(next, prompt, cache, index, prompt_mask, end_token_ids, pad_token_id, settings, num_captions, uniforms=None):
+def decode(
+    next,
+    prompt,
+    cache,
+    index,
+    prompt_mask,
+    end_token_ids,
+    pad_token_id,
+    settings,
+    num_captions,
+    uniforms=None,
+):
     """Runs the decoding that `settings` describe; see `beam_search` and `sample_tokens` for the arguments.
 
     Raises:
@@ -48,8 +59,8 @@ class CaptionSampler(keras_hub.samplers.Sampler):
     """Beam search, nucleus sampling or greedy behind the call contract of KerasHub's samplers.
 
     Args:
-        settings: `BeamSearch`, `NucleusSampling` or `Greedy`. `max_length` of the settings is not used: the prompt that
-            a KerasHub sampler gets is padded to the length wanted.
+        settings: `BeamSearch`, `NucleusSampling` or `Greedy`. `max_length` of the settings is not used: the
+            prompt that a KerasHub sampler gets is padded to the length wanted.
 
     Call arguments:
         next: function `(prompt, cache, index) -> (logits, hidden_states, cache)`.

@@ -16,13 +16,14 @@ class Greedy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BeamSearch:
-    """Keeps the `num_beams` most likely unfinished captions at each step, and the best finished ones beside them."""
+    """Keeps the `num_beams` most likely unfinished captions at each step, and the best finished ones beside
+    them."""
 
     num_beams: int = 5
     """Beams kept for each image (K)."""
     length_penalty: float = 0.7
-    """Exponent of the length that divides the log-probability (Wu et al., 2016, section 7); 0 ranks by log-probability,
-    larger values prefer longer captions."""
+    """Exponent of the length that divides the log-probability (Wu et al., 2016, section 7); 0 ranks by
+    log-probability, larger values prefer longer captions."""
     max_length: int = 30
     """Most tokens of a caption, the end token included."""
 
@@ -38,7 +39,8 @@ class BeamSearch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NucleusSampling:
-    """Draws each token from the smallest set of likely tokens whose probabilities sum to `top_p` (Holtzman et al., 2020).
+    """Draws each token from the smallest set of likely tokens whose probabilities sum to `top_p` (Holtzman et
+    al., 2020).
 
     The draws of an image depend on the seed and on the image alone, not on the batch that it is in.
     """

@@ -1,4 +1,5 @@
-"""Greedy and nucleus sampling. Axes: B images, N captions per image, R = B*N rows, L text positions, V vocabulary."""
+"""Greedy and nucleus sampling. Axes: B images, N captions per image, R = B*N rows, L text positions, V
+vocabulary."""
 
 import numpy as np
 from keras import ops
@@ -22,8 +23,8 @@ def sample_tokens(
     """Extends each row by one token a step, until all have ended.
 
     Args:
-        next: function `(token_ids (R, L), cache, index) -> (logits (R, V), hidden, cache)`. The rows of an image are
-            neighbours.
+        next: function `(token_ids (R, L), cache, index) -> (logits (R, V), hidden, cache)`. The rows of an
+            image are neighbours.
         prompt: int32 tensor `(B, L)`.
         cache: nest of float tensors `(R, ...)`.
         index: int. The first position to fill in at least one image.
@@ -35,12 +36,11 @@ def sample_tokens(
         uniforms: float32 tensor `(N, L)` in [0, 1), see `uniform_draws`. Needed by `NucleusSampling`.
 
     Returns:
-        `Decoded`, sorted by the log-probability divided by the length. Log-probabilities are the model's own, before
-        temperature and truncation.
+        `Decoded`, sorted by the log-probability divided by the length. Log-probabilities are the model's own,
+        before temperature and truncation.
     """
     max_length = prompt.shape[1]
     num_images = ops.shape(prompt)[0]
-    prompt_lengths = ops.sum(ops.cast(prompt_mask, "int32"), axis=1)
     rows_prompt = ops.repeat(prompt, num_captions, axis=0)
     rows_mask = ops.repeat(prompt_mask, num_captions, axis=0)
     if uniforms is not None:
@@ -96,7 +96,8 @@ def sample_tokens(
 
 
 def uniform_draws(seed: int, num_captions: int, max_length: int) -> np.ndarray:
-    """The random numbers of one image, float32 `(N, L)` in [0, 1): the same for each image and on each backend."""
+    """The random numbers of one image, float32 `(N, L)` in [0, 1): the same for each image and on each
+    backend."""
     # Below 1 also after rounding to float32.
     draws = np.random.default_rng(seed).random((num_captions, max_length), dtype="float32")
     return np.minimum(draws, np.float32(1.0 - 2.0**-24))
@@ -122,7 +123,8 @@ def draw_token(logits, uniforms, settings: NucleusSampling):
     probs = ops.where(before < settings.top_p, probs, 0.0)
     cumulative = ops.cumsum(probs, axis=-1)
     threshold = uniforms[:, None] * cumulative[:, -1:]
-    # The first token whose cumulative probability exceeds the threshold; the last of the nucleus at the latest.
+    # The first token whose cumulative probability exceeds the threshold; the last of the nucleus at the
+    # latest.
     position = ops.sum(ops.cast(cumulative <= threshold, "int32"), axis=-1)
     last = ops.sum(ops.cast(probs > 0, "int32"), axis=-1) - 1
     position = ops.minimum(position, last)

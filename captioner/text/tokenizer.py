@@ -18,12 +18,14 @@ END_OF_TEXT = "<|endoftext|>"
 
 @keras.saving.register_keras_serializable("captioner")
 class CaptionTokenizer(keras_hub.tokenizers.Tokenizer):
-    """GPT-2's byte-level BPE: every text without lone surrogates has a tokenization, and comes back unchanged.
+    """GPT-2's byte-level BPE: every text without lone surrogates has a tokenization, and comes back
+    unchanged.
 
     Special tokens never arise from text, also not from text that spells their name.
 
     Args:
-        vocabulary: optional path of a JSON file, or a mapping from token to id. None when `load_assets` follows.
+        vocabulary: optional path of a JSON file, or a mapping from token to id. None when `load_assets`
+            follows.
         merges: optional path of a merges file, or its rules ("Ġ t"), first rule first.
         special_tokens: sequence of str. Tokens with ids behind the vocabulary, in this order.
         start_token: str. Begins each text that the decoder reads; of the vocabulary or special.
@@ -40,7 +42,7 @@ class CaptionTokenizer(keras_hub.tokenizers.Tokenizer):
         ValueError: If a special token is missing, or a text cannot be UTF-8.
 
     References:
-        - [Radford et al., 2019](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf), section 2.2
+        - https://github.com/openai/gpt-2/blob/master/src/encoder.py
     """
 
     def __init__(

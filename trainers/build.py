@@ -1,0 +1,110 @@
+"""From settings to a captioner that is ready to train, and from a trained one to a preset."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import keras
+
+from captioner.files import atomic_path
+from captioner.model import CaptionerBackbone, ImageCaptioner, ImageCaptionerPreprocessor, architecture
+from captioner.text import CaptionTokenizer, train_tokenizer
+from captioner.weights.image_encoders import load_image_encoder
+from trainers.settings import TrainSettings
+
+
+def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCaptioner:
+    """Builds the captioner of a run: a preset to fine-tune, or an architecture with a vocabulary.
+
+    Args:
+        settings: TrainSettings.
+        captions: training captions, to learn a vocabulary from; the same captions give the same vocabulary.
+
+    Raises:
+        ValueError: If settings contradict each other.
+    """
+    keras.utils.set_random_seed(settings.seed)
+    if settings.preset is not None:
+        return _from_preset(settings)
+    tokenizer = _tokenizer(settings, captions)
+    changes = {
+        "image_encoder": settings.image_encoder,
+        "image_size": settings.image_size_px and (settings.image_size_px, settings.image_size_px),
+        "hidden_dim": settings.hidden_dim,
+        "num_heads": settings.num_heads,
+        "num_image_layers": settings.num_image_layers,
+        "num_layers": settings.num_layers,
+        "dropout": settings.dropout,
+        "vocabulary_size": tokenizer.vocabulary_size() - tokenizer.num_special_tokens,
+        "num_special_tokens": tokenizer.num_special_tokens,
+    }
+    arguments = architecture(
+        settings.architecture, **{name: value for name, value in changes.items() if value is not None}
+    )
+    random_encoder = settings.image_encoder_weights == "none"
+    backbone = CaptionerBackbone(
+        **arguments,
+        train_batch_norm=random_encoder and "image_encoder" in settings.train_parts,
+        dtype=settings.dtype,
+    )
+    if not random_encoder:
+        encoder = load_image_encoder(
+            arguments["image_encoder"], arguments["image_size"], settings.image_encoder_weights
+        )
+        backbone.image_encoder.set_weights(encoder.get_weights())
+    backbone.set_trainable_parts(settings.train_parts, settings.frozen_until)
+    preprocessor = ImageCaptionerPreprocessor(
+        tokenizer, arguments["image_size"], settings.resize, sequence_length=settings.max_length
+    )
+    return ImageCaptioner(backbone, preprocessor)
+
+
+def export_preset(captioner: ImageCaptioner, path: Path, weights_dtype: str = "float32") -> None:
+    """Writes a captioner as a preset folder in one step, with its weights stored in `weights_dtype`.
+
+    A preset stored in float16 loads in float32 like any other.
+    """
+    config = captioner.backbone.get_config() | {"dtype": weights_dtype, "trainable": True}
+    backbone = CaptionerBackbone.from_config(config)
+    backbone.set_weights(captioner.backbone.get_weights())
+    with atomic_path(path) as temporary:
+        ImageCaptioner(backbone, captioner.preprocessor).save_to_preset(str(temporary))
+
+
+def _from_preset(settings: TrainSettings) -> ImageCaptioner:
+    fixed = (
+        "image_encoder",
+        "image_size_px",
+        "hidden_dim",
+        "num_heads",
+        "num_image_layers",
+        "num_layers",
+        "tokenizer",
+    )
+    if given := [name for name in fixed if getattr(settings, name) is not None]:
+        raise ValueError(
+            f"`{given[0]}` is fixed by the preset; received {given[0]}={getattr(settings, given[0])} with "
+            f"preset={settings.preset!r}. Leave one of the two out."
+        )
+    loaded = ImageCaptioner.from_preset(settings.preset, dtype=settings.dtype)
+    if settings.dropout is not None and settings.dropout != loaded.backbone.dropout:
+        backbone = CaptionerBackbone.from_config(loaded.backbone.get_config() | {"dropout": settings.dropout})
+        backbone.set_weights(loaded.backbone.get_weights())
+        loaded = ImageCaptioner(backbone, loaded.preprocessor)
+    loaded.backbone.set_trainable_parts(settings.train_parts, settings.frozen_until)
+    return loaded
+
+
+def _tokenizer(settings: TrainSettings, captions: Iterable[str]) -> CaptionTokenizer:
+    if settings.tokenizer is None:
+        return train_tokenizer(captions, settings.train_tokenizer)
+    names = (("vocabulary.json", "vocab.json", "encoder.json"), ("merges.txt", "vocab.bpe"))
+    vocabulary, merges = (_first_file(settings.tokenizer, choices) for choices in names)
+    return CaptionTokenizer(vocabulary, merges)
+
+
+def _first_file(folder: str | os.PathLike, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise FileNotFoundError(f"`tokenizer` {folder} must hold one of {', '.join(names)}; it holds none.")

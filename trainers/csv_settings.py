@@ -1,0 +1,66 @@
+"""What a training run from a table can be told."""
+
+import dataclasses
+from pathlib import Path
+
+from captioner.images import Augmentation
+from trainers.settings import TrainSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CsvTrainSettings(TrainSettings):
+    """Settings of a run from a table."""
+
+    csv: Path
+    """Table of images and captions: CSV, TSV, JSON lines, COCO captions JSON, or Karpathy's dataset JSON."""
+    images: Path | None = None
+    """Folder that image names start from; by default the table's folder."""
+    validation_csv: Path | None = None
+    """Table of validation images and captions, of the same format."""
+    validation_images: Path | None = None
+    """Folder of the validation images; by default --images."""
+    validation_split: float = 0.0
+    """Share of the training images set aside for validation, when there is no --validation-csv."""
+    image_column: str | None = None
+    """Column of the image's file; by default guessed from common names."""
+    caption_column: str | None = None
+    """Column of the caption; by default guessed from common names."""
+    max_bad_fraction: float = 0.01
+    """Largest share of unusable captions; above it nothing is trained."""
+    cache_features: bool = False
+    """Computes the feature maps of the frozen image encoder once and trains from them: minutes instead of
+    hours."""
+    cache_views: int = 1
+    """Views of each image in that cache; the first is the plain image, the others are augmented."""
+    cache_dir: Path | None = None
+    """Where features and checked images are remembered; by default ~/.cache/captioner."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_csv is not None and self.validation_split:
+            raise ValueError(
+                f"`validation_split` must be 0 with a `validation_csv`; received {self.validation_split}."
+            )
+        if not 0 <= self.validation_split < 1:
+            raise ValueError(
+                f"`validation_split` must be at least 0 and below 1; received {self.validation_split}."
+            )
+        if self.cache_features and "image_encoder" in self.train_parts and self.frozen_until is None:
+            raise ValueError(
+                "`cache_features` needs an image encoder that is frozen, at least `frozen_until` some layer; received "
+                "train_parts with image_encoder and frozen_until=None."
+            )
+        if self.cache_views > 1 and not self.cache_features:
+            raise ValueError(
+                f"`cache_views` needs `cache_features`; received cache_views={self.cache_views}."
+            )
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """The random changes of training images, or None."""
+        augmentation = Augmentation(
+            min_crop_area=self.min_crop_area,
+            horizontal_flip=self.horizontal_flip,
+            color_jitter=self.color_jitter,
+        )
+        return None if augmentation == Augmentation() else augmentation

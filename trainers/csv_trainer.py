@@ -1,0 +1,159 @@
+"""Trains a captioner from a table of images and captions."""
+
+import logging
+
+from captioner.images import Augmentation
+from captioner.model import ImageCaptioner
+from captioner.model.encoder_split import EncoderSplit, split_image_encoder
+from trainers.build import build_captioner
+from trainers.caption_sets import CaptionSet, tokenize_captions
+from trainers.caption_tables import read_captions
+from trainers.csv_settings import CsvTrainSettings
+from trainers.data_report import check_data, require_good_data, write_data_report
+from trainers.encode_images import weights_fingerprint
+from trainers.feature_cache import cache_features
+from trainers.loop import TrainingData, train
+from trainers.pipeline import ImageFiles, ImageSource, num_steps, training_dataset, validation_dataset
+from trainers.records import CaptionedImage, split_by_image
+from trainers.run_folder import RunFolder
+
+log = logging.getLogger("captioner")
+
+
+def train_csv(settings: CsvTrainSettings) -> dict:
+    """Runs a training from a table, start to end.
+
+    Args:
+        settings: CsvTrainSettings.
+
+    Returns:
+        The metrics of the best epoch; `run_dir` holds everything else.
+
+    Raises:
+        ValueError: If settings, tables or images are not usable.
+        OSError: If a file or folder cannot be read or written.
+    """
+    run = RunFolder(settings.run_dir)
+    run.prepare(settings.to_dict(), settings.resume)
+    training, validation = _read_data(settings, run)
+    captioner = build_captioner(settings, (text for image in training for text in image.captions))
+    return train(settings, run, captioner, _training_data(settings, captioner, training, validation))
+
+
+def normalize_caption(text: str, lowercase: bool) -> str:
+    """Single spaces; with `lowercase`, lower case without the final full stop."""
+    text = " ".join(text.split())
+    return text.lower().rstrip(" .") if lowercase else text
+
+
+def _read_data(
+    settings: CsvTrainSettings, run: RunFolder
+) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
+    columns = {"image_column": settings.image_column, "caption_column": settings.caption_column}
+    is_karpathy = settings.csv.suffix.lower() == ".json" and settings.csv.name.startswith("dataset")
+    split = "train" if is_karpathy else None
+    tables = {"train": read_captions(settings.csv, settings.images, split=split, **columns)}
+    if settings.validation_csv is not None:
+        folder = settings.validation_images or settings.images
+        tables["validation"] = read_captions(settings.validation_csv, folder, **columns)
+    elif is_karpathy and not settings.validation_split:
+        tables["validation"] = read_captions(settings.csv, settings.images, split="val", **columns)
+    checked = {name: check_data(records, cache_dir=settings.cache_dir) for name, records in tables.items()}
+    write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
+    for _, report in checked.values():
+        log.info(report.summary())
+        require_good_data(report, settings.max_bad_fraction, run.data_report)
+    images = {name: _normalized(images, settings.lowercase) for name, (images, _) in checked.items()}
+    if settings.validation_split:
+        return split_by_image(images["train"], settings.validation_split, settings.seed)
+    return images["train"], images.get("validation", [])
+
+
+def _normalized(images: list[CaptionedImage], lowercase: bool) -> list[CaptionedImage]:
+    normalized = [
+        CaptionedImage(image.path, tuple(normalize_caption(text, lowercase) for text in image.captions))
+        for image in images
+    ]
+    kept = [CaptionedImage(image.path, tuple(filter(None, image.captions))) for image in normalized]
+    return [image for image in kept if image.captions]
+
+
+def _training_data(
+    settings: CsvTrainSettings,
+    captioner: ImageCaptioner,
+    training: list[CaptionedImage],
+    validation: list[CaptionedImage],
+) -> TrainingData:
+    def caption_set(images):
+        return tokenize_captions(
+            images,
+            captioner.preprocessor.tokenizer,
+            max_length=settings.max_length,
+            flip_captions_with_sides=settings.flip_captions_with_sides,
+        )
+
+    split = None
+    if settings.cache_features:
+        split = split_image_encoder(captioner.backbone.image_encoder, settings.frozen_until)
+    captions = caption_set(training)
+    source = _image_source(settings, captioner, split, captions, settings.augmentation)
+
+    def training_batches(first_epoch: int):
+        return training_dataset(
+            captions,
+            source,
+            batch_size=settings.batch_size,
+            captions_per_image=settings.captions_per_image,
+            seed=settings.seed,
+            first_epoch=first_epoch,
+            num_epochs=settings.epochs - first_epoch,
+        )
+
+    validation_batches = None
+    if validation:
+        validation_set = caption_set(validation)
+        validation_source = _image_source(settings, captioner, split, validation_set, None)
+        validation_batches = validation_dataset(
+            validation_set, validation_source, batch_size=settings.batch_size
+        )
+    else:
+        log.warning(
+            "No validation images: the last epoch will be exported. Give --validation-csv or --validation-split."
+        )
+    return TrainingData(
+        training=training_batches,
+        num_images=len(training),
+        steps_per_epoch=num_steps(len(training), settings.batch_size),
+        validation=validation_batches,
+        validation_paths=tuple(str(image.path) for image in validation),
+        validation_references=tuple(image.captions for image in validation),
+        split=split,
+    )
+
+
+def _image_source(
+    settings: CsvTrainSettings,
+    captioner: ImageCaptioner,
+    split: EncoderSplit | None,
+    captions: CaptionSet,
+    augmentation: Augmentation | None,
+) -> ImageSource:
+    transform = captioner.preprocessor.image_transform
+    if split is None:
+        return ImageFiles(
+            paths=captions.paths,
+            transform=transform,
+            augmentation=augmentation,
+            allow_flip=captions.allow_flip,
+        )
+    return cache_features(
+        split.frozen,
+        weights_fingerprint(split.frozen),
+        captions.paths,
+        transform,
+        settings.cache_dir,
+        views=settings.cache_views if augmentation else 1,
+        augmentation=augmentation if settings.cache_views > 1 else None,
+        allow_flip=captions.allow_flip,
+        seed=settings.seed,
+    )

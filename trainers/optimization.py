@@ -1,0 +1,68 @@
+"""Loss, optimizer and schedule. Axes: B images, G texts per image, T text positions, V vocabulary."""
+
+import keras
+from keras import ops
+
+from trainers.settings import TrainSettings
+
+
+@keras.saving.register_keras_serializable("captioner")
+class CaptionLoss(keras.losses.Loss):
+    """Cross-entropy of the next token with label smoothing, averaged over the real tokens of a batch.
+
+    Args:
+        label_smoothing: float. Share of the target probability that is spread evenly over the vocabulary.
+
+    Call arguments:
+        y_true: int tensor `(B, G, T)`.
+        y_pred: float tensor `(B, G, T, V)`, logits.
+        sample_weight: float tensor `(B, G, T)`; 0 where there is no target.
+
+    Returns:
+        float32 scalar, in nats per token.
+
+    References:
+        - [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567), section 7
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, name: str = "caption_loss", **kwargs):
+        super().__init__(name=name, reduction="mean_with_sample_weight", **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        logits = ops.cast(y_pred, "float32")
+        loss = ops.sparse_categorical_crossentropy(y_true, logits, from_logits=True)
+        if self.label_smoothing:
+            uniform = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+            loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * uniform
+        return loss
+
+    def get_config(self):
+        return {"label_smoothing": self.label_smoothing, "name": self.name}
+
+
+def build_optimizer(settings: TrainSettings, num_steps: int) -> keras.optimizers.Optimizer:
+    """AdamW with warm-up and cosine decay over `num_steps` batches."""
+    updates = max(num_steps // settings.gradient_accumulation_steps, 1)
+    warmup = round(updates * settings.warmup_fraction)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else settings.learning_rate,
+        decay_steps=max(updates - warmup, 1),
+        alpha=settings.final_learning_rate_fraction,
+        warmup_target=settings.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        weight_decay=settings.weight_decay,
+        beta_2=0.98,
+        global_clipnorm=settings.clip_norm,
+        use_ema=settings.ema_momentum > 0,
+        ema_momentum=settings.ema_momentum or 0.99,
+        ema_overwrite_frequency=None,
+        gradient_accumulation_steps=(
+            settings.gradient_accumulation_steps if settings.gradient_accumulation_steps > 1 else None
+        ),
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "position"])
+    return optimizer

@@ -1,0 +1,134 @@
+"""The run folder: a training run as files that explain themselves."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from captioner.files import atomic_path
+
+CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "data_report.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where each file of a run is."""
+
+    path: Path
+    """The folder."""
+
+    @property
+    def config(self) -> Path:
+        """The settings of the run."""
+        return self.path / CONFIG
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each epoch."""
+        return self.path / METRICS
+
+    @property
+    def data_report(self) -> Path:
+        """What was left out of the data."""
+        return self.path / REPORT
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Everything that a resumed run needs, after the last finished epoch."""
+        return self.path / "checkpoints" / "last.h5"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The weights of the best epoch."""
+        return self.path / "checkpoints" / "best.h5"
+
+    @property
+    def preset(self) -> Path:
+        """The exported captioner."""
+        return self.path / "preset"
+
+    def prepare(self, settings: dict, resume: bool) -> None:
+        """Creates the folder, or opens it to resume.
+
+        Raises:
+            FileExistsError: If a run is there and `resume` is not asked for.
+            FileNotFoundError: If there is nothing to resume.
+            ValueError: If the run to resume had other settings.
+        """
+        if resume:
+            self._check_same_settings(settings)
+            return
+        if self.config.exists():
+            raise FileExistsError(
+                f"`run_dir` {self.path} holds a run already. Go on with --resume, or give another folder."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write_json(self.config, settings)
+
+    def _check_same_settings(self, settings: dict) -> None:
+        if not self.last_checkpoint.exists():
+            raise FileNotFoundError(
+                f"`run_dir` {self.path} has no checkpoint to resume from ({self.last_checkpoint.name}); no epoch was "
+                "finished. Start again without --resume, in an empty folder."
+            )
+        stored = json.loads(self.config.read_text(encoding="utf-8"))
+        changed = sorted(
+            name
+            for name in stored.keys() | settings.keys()
+            if name not in ("resume", "run_dir") and stored.get(name) != settings.get(name)
+        )
+        if changed:
+            values = ", ".join(f"{name}: {stored.get(name)!r} -> {settings.get(name)!r}" for name in changed)
+            raise ValueError(
+                f"`resume` needs the settings that the run began with; changed: {values}. Use the old ones, or begin a "
+                "new run with --preset pointing here."
+            )
+
+    def append_metrics(self, metrics: dict) -> None:
+        """Adds the line of an epoch, durably."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_metrics(self) -> list[dict]:
+        """The epochs so far."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+
+    def keep_metrics_until(self, num_epochs: int) -> None:
+        """Drops lines of epochs that a resumed run will do again."""
+        kept = [line for line in self.read_metrics() if line["epoch"] <= num_epochs]
+        with atomic_path(self.metrics) as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    @staticmethod
+    def write_json(path: Path, value) -> None:
+        """Writes a JSON file in one step."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def plot_metrics(metrics: list[dict], path: Path) -> None:
+    """Draws the curves of a run: loss on the left, scores on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, names in zip(
+        figure.subplots(1, 2),
+        (("loss", "val_loss"), ("val_cider", "val_bleu_4", "val_token_accuracy")),
+        strict=True,
+    ):
+        for name in names:
+            points = [(line["epoch"], line[name]) for line in metrics if name in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,0 +1,134 @@
+"""What a training run can be told, whatever its data come from."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Literal
+
+from captioner.images.transform import ResizeMode
+
+Part = Literal["image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Settings of every trainer. The defaults suit a few thousand images on a laptop."""
+
+    run_dir: Path
+    """Folder of the run: config, metrics, checkpoints, plots and the exported preset."""
+    resume: bool = False
+    """Goes on after the last finished epoch of `run_dir`."""
+
+    architecture: str = "small_efficientnet_lite0"
+    """Named architecture to train from scratch; see the README for the list."""
+    preset: str | None = None
+    """Captioner to fine-tune instead: a bundled preset, a preset folder or an earlier run."""
+    image_encoder: str | None = None
+    """Image encoder by name, instead of the architecture's."""
+    image_encoder_weights: str = "imagenet"
+    """imagenet, none (random), or a local file."""
+    image_size_px: int | None = None
+    """Side of the square image that the encoder reads, instead of the architecture's."""
+    resize: ResizeMode = "stretch"
+    """How a photo becomes square."""
+    hidden_dim: int | None = None
+    """Width of image tokens and decoder, instead of the architecture's."""
+    num_heads: int | None = None
+    """Attention heads, instead of the architecture's."""
+    num_image_layers: int | None = None
+    """Bidirectional blocks over the image tokens, instead of the architecture's."""
+    num_layers: int | None = None
+    """Decoder blocks, instead of the architecture's."""
+    dropout: float | None = None
+    """Dropout of image tokens and decoder, instead of the architecture's or the preset's."""
+    train_tokenizer: int = 4096
+    """Tokens of the vocabulary that is learned from the captions, when there is no preset and no
+    --tokenizer."""
+    tokenizer: Path | None = None
+    """Folder with vocabulary.json (or vocab.json) and merges.txt of a byte-level BPE such as GPT-2's."""
+    lowercase: bool = False
+    """Lower-cases captions and drops their final full stop: fewer tokens to learn."""
+    max_length: int = 32
+    """Most tokens of a training caption, the end token included."""
+    train_parts: tuple[Part, ...] = ("image_blocks", "cross_attention", "decoder", "embeddings")
+    """Parts that are trained; add image_encoder to fine-tune the image network."""
+
+    frozen_until: str | None = None
+    """With image_encoder in --train-parts: the layer of the image encoder up to which it stays frozen all the same."""
+
+    epochs: int = 15
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images of a step."""
+    captions_per_image: int = 5
+    """Captions of each image in a step; all of them share one pass of the image encoder."""
+    learning_rate: float = 5e-4
+    """Peak of the cosine schedule."""
+    warmup_fraction: float = 0.05
+    """Share of the steps in which the rate rises from 0."""
+    final_learning_rate_fraction: float = 0.0
+    """Rate at the end of the cosine, as a share of the peak."""
+    weight_decay: float = 0.01
+    """AdamW's; norms, biases and positions are left out."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient."""
+    label_smoothing: float = 0.1
+    """Share of the target probability that is spread over the vocabulary."""
+    ema_momentum: float = 0.0
+    """Momentum of the average of the weights, such as 0.999; 0 keeps none. Validation and export use the
+    average."""
+    gradient_accumulation_steps: int = 1
+    """Steps whose gradients are averaged before the weights change."""
+    dtype: Literal["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
+    """Dtype policy of the model in training."""
+    seed: int = 0
+    """Seed of initial weights, order, augmentation and dropout."""
+
+    min_crop_area: float = 1.0
+    """Smallest share of a photo that a random crop keeps; 1 keeps all."""
+    horizontal_flip: bool = False
+    """Mirrors every second photo, unless one of its captions says left or right."""
+    flip_captions_with_sides: bool = False
+    """Mirrors those as well."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
+
+    num_validation_captions: int = 200
+    """Validation images that are captioned after each epoch; 0 captions all."""
+    validation_beams: int = 3
+    """Beams of those captions."""
+    patience: int = 0
+    """Stops after so many epochs without a better CIDEr; 0 never stops early."""
+    weights_dtype: Literal["float32", "float16"] = "float32"
+    """Storage of the exported preset's weights."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "epochs",
+            "batch_size",
+            "captions_per_image",
+            "gradient_accumulation_steps",
+            "validation_beams",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; received {name}={getattr(self, name)}.")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be above 0; received {name}={getattr(self, name)}.")
+        for name in ("label_smoothing", "ema_momentum", "warmup_fraction", "final_learning_rate_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 0 and below 1; received {name}={getattr(self, name)}."
+                )
+        if self.frozen_until is not None and "image_encoder" not in self.train_parts:
+            raise ValueError(
+                f"`frozen_until` needs image_encoder among the train_parts; received frozen_until={self.frozen_until!r} and "
+                f"train_parts={self.train_parts}."
+            )
+        if not self.train_parts:
+            raise ValueError("`train_parts` must name at least one part; received none.")
+
+    def to_dict(self) -> dict:
+        """The settings as JSON values."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
