@@ -78,7 +78,8 @@ def resolve_preset(preset: str | os.PathLike) -> str:
     if name in list_bundled_presets():
         return str(bundled_preset(name))
     folder = Path(name)
-    for candidate in (folder, folder / "preset"):
+    # A run folder has a config.json too, of the run.
+    for candidate in (folder / "preset", folder):
         if (candidate / "config.json").is_file():
             return str(candidate)
     bundled = ", ".join(list_bundled_presets()) or "none"
