@@ -39,7 +39,8 @@ class EvaluateCommand:
     preset: str = "flickr8k_lite0"
     """The model: name of a preset, or folder of one (a training run's folder too)."""
     predictions: Path | None = None
-    """Captions to score in place of a model's: COCO results JSON, JSON lines (.jsonl) or a CSV with image and caption."""
+    """Captions to score in place of a model's: COCO results JSON, JSON lines (.jsonl) or a CSV with image and
+    caption."""
     image_column: str | None = None
     """The table's column of image names; guessed from common names by default."""
     caption_column: str | None = None
@@ -92,7 +93,8 @@ def evaluate(command: EvaluateCommand) -> int:
     if records.problems:
         first = records.problems[0]
         _say(
-            f"{len(records.problems)} captions left out, the first: {first.item}: {first.reason} {first.detail}"
+            f"{len(records.problems)} captions left out, the first: "
+            f"{first.item}: {first.reason} {first.detail}"
         )
     references = {image.path: list(image.captions) for image in records.images}
     if not references:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from captioner.evaluation import java
 from tools import evaluate as command_module
 from tools.errors import UsageError
 from tools.evaluate import EvaluateCommand, evaluate
@@ -21,6 +22,12 @@ def table(tmp_path):
     for name in CAPTIONS:
         Image.fromarray(np.zeros((4, 6, 3), "uint8")).save(tmp_path / name)
     return tmp_path / "dev.csv"
+
+
+@pytest.fixture
+def without_java(monkeypatch):
+    """For tests that are not about METEOR, which takes seconds to start."""
+    monkeypatch.setattr(java, "find_java", lambda: None)
 
 
 def write_results(path, captions):
@@ -40,14 +47,14 @@ def test_predictions_are_scored_into_a_table_a_json_file_and_a_contact_sheet(tab
     assert f"CIDEr    {content['scores']['CIDEr']:.4f}" in capsys.readouterr().out
 
 
-def test_a_limit_leaves_out_the_predictions_of_the_other_images(table, tmp_path):
+def test_a_limit_leaves_out_the_predictions_of_the_other_images(table, tmp_path, without_java):
     results = write_results(tmp_path / "results.json", CAPTIONS)
     output = tmp_path / "scores.json"
     assert evaluate(EvaluateCommand(csv=table, predictions=results, limit=2, output=output)) == 0
     assert len(json.loads(output.read_text())["captions"]) == 2
 
 
-def test_an_image_without_prediction_is_an_error_and_no_file_is_written(table, tmp_path):
+def test_an_image_without_prediction_is_an_error_and_no_file_is_written(table, tmp_path, without_java):
     results = write_results(tmp_path / "results.json", {"a.png": "a dog"})
     with pytest.raises(ValueError, match=r"no prediction for .*b\.png"):
         evaluate(EvaluateCommand(csv=table, predictions=results, output=tmp_path / "scores.json"))
@@ -65,7 +72,7 @@ class FakeModel:
 
 
 def test_a_model_captions_the_images_in_batches_and_a_bad_image_is_named_and_left_out(
-    table, tmp_path, monkeypatch, capsys
+    table, tmp_path, monkeypatch, capsys, without_java
 ):
     (tmp_path / "b.png").write_bytes(b"no photo")
     model = FakeModel()
