@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import importlib.util
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ LINE_HEIGHT_PX = 19
 MARGIN_PX = 10
 MAX_LINES = 12
 
-# Pillow's own font knows Western letters; these, where a system has one, know more of the world's.
+# Pillow's own font lacks even "é"; these, where a system has one, know more of the world's letters.
 _WIDER_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSans-Regular.ttf",
@@ -154,15 +156,18 @@ def _write(image: Image.Image, lines: Sequence[str], left: int, top: int) -> Non
 def _font_for(text: str):
     """The first font that has all letters of `text`, else Pillow's own, which draws boxes for what it
     lacks."""
-    if all(ord(letter) < 256 for letter in text):
+    if all(ord(letter) < 128 for letter in text):
         return _fonts()[0]
-    return next((font for font in _fonts() if all(_has(font, letter) for letter in set(text))), _fonts()[0])
+    return max(_fonts(), key=lambda font: sum(_has(font, letter) for letter in set(text)))
 
 
 @functools.cache
 def _fonts() -> tuple:
     fonts = [ImageFont.load_default(FONT_SIZE_PX)]
-    for name in _WIDER_FONTS:
+    names = list(_WIDER_FONTS)
+    if spec := importlib.util.find_spec("matplotlib"):  # It carries DejaVu Sans; found without importing it.
+        names.append(str(Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"))
+    for name in names:
         try:
             fonts.append(ImageFont.truetype(name, FONT_SIZE_PX))
         except OSError:

@@ -53,3 +53,11 @@ def test_a_sheet_without_photos_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"`rows` must hold 1 to 1000"):
         contact_sheet([], tmp_path / "sheet.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_letters_with_accents_and_of_other_scripts_are_not_drawn_as_boxes(tmp_path):
+    texts = ["caf\u00e9", "caf\u00df", "\u043a\u043e\u0442", "\u0433\u043e\u0434"]
+    contact_sheet([SheetRow(photo(9), (text,)) for text in texts], tmp_path / "sheet.png", tile_size_px=64)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    drawn = {sheet[78:, 10 + 74 * number : 74 + 74 * number].tobytes() for number in range(4)}
+    assert len(drawn) == 4
