@@ -112,6 +112,9 @@ class GPT2Decoder(keras.layers.Layer):
     Returns:
         Float tensor `(B, G, T, D)`: the final hidden states. `logits` turns them into logits.
 
+    Raises:
+        ValueError: If T exceeds `max_sequence_length`.
+
     References:
         - https://github.com/openai/gpt-2/blob/master/src/model.py
         - Cross-attention as in Hugging Face's `GPT2Config(add_cross_attention=True)`.
@@ -173,6 +176,11 @@ class GPT2Decoder(keras.layers.Layer):
         self.built = True
 
     def call(self, token_ids, padding_mask, image_tokens, training=None):
+        if (token_ids.shape[-1] or 0) > self.max_sequence_length:
+            raise ValueError(
+                f"`token_ids` must have at most {self.max_sequence_length} positions, the `max_sequence_length` of this "
+                f"decoder; received shape {tuple(token_ids.shape)}. Shorten the texts."
+            )
         num_images, num_texts, length = ops.shape(token_ids)
         rows = ops.reshape(token_ids, (-1, length))
         positions = ops.arange(length)

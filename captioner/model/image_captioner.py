@@ -3,6 +3,7 @@
 Axes: B images, G texts per image, N captions per image, L text positions, V vocabulary.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Sequence
 
@@ -73,6 +74,12 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         if sampler is None or isinstance(sampler, DecodingSettings):
             sampler = CaptionSampler(sampler)
         super().compile(optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs)
+        # What was compiled before may read variables that LoRA, say, has replaced since.
+        self._inference_functions = {}
+
+    def _post_quantize(self, mode, **kwargs):
+        super()._post_quantize(mode, **kwargs)
+        self._inference_functions = {}
 
     @property
     def input_spec(self):
@@ -102,8 +109,14 @@ class ImageCaptioner(keras_hub.models.CausalLM):
 
         Raises:
             ImageError: If an image cannot be read.
-            ValueError: If the sampler cannot give that many captions.
+            ValueError: If the sampler cannot give that many captions, or the model has no preprocessor.
         """
+        if self.preprocessor is None:
+            raise ValueError(
+                "`caption` needs a `preprocessor`, which reads images and texts; this model has None."
+            )
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1; received batch_size={batch_size}.")
         sampler = sampler or BeamSearch()
         require_captions(sampler, num_captions)
         if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3:
@@ -131,12 +144,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
             num_captions: int.
             encode: optional function from `images` to image tokens `(B, S, D)`; by default the backbone's.
         """
-        limit = self.backbone.max_sequence_length - 1
-        if sampler.max_length > limit:
-            raise ValueError(
-                f"`max_length` must be at most {limit}, the positions that this model has learned behind its start token; "
-                f"received max_length={sampler.max_length}."
-            )
+        self._require_positions(sampler.max_length)
         encode = encode or self.backbone.encode_images
         key = (sampler, num_captions, encode)
         if key not in self._inference_functions:
@@ -149,6 +157,14 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         uniforms = uniform_draws(seed, num_captions, sampler.max_length + 1)
         decoded = self._inference_functions[key](np.asarray(images, "float32"), uniforms)
         return self._captions(decoded)
+
+    def _require_positions(self, max_length: int) -> None:
+        # The last token of a text is never read, so it needs no position.
+        if max_length > (limit := self.backbone.max_sequence_length):
+            raise ValueError(
+                f"`max_length` must be at most {limit} generated tokens, the text positions that this model has learned; "
+                f"received max_length={max_length}."
+            )
 
     def _search(self, image_tokens, uniforms, sampler, num_captions):
         backbone = self.backbone
@@ -207,6 +223,10 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         """One batch of `generate()`, with whatever sampler `compile()` was given; see
         `keras_hub.models.CausalLM`."""
         token_ids, padding_mask = inputs["token_ids"], ops.cast(inputs["padding_mask"], "bool")
+        self._require_positions(token_ids.shape[1] - 1)
+        # KerasHub's samplers look for stop tokens in unfilled positions too.
+        filler = next(i for i in itertools.count() if i not in (stop_token_ids or ()))
+        token_ids = ops.where(padding_mask, token_ids, ops.cast(filler, token_ids.dtype))
         backbone = self.backbone
         image_tokens = backbone.encode_images(inputs["images"])
         step = self._next_function(image_tokens)
@@ -218,7 +238,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         def unpack(cache):
             return [(cache[:, i, 0], cache[:, i, 1]) for i in range(backbone.num_layers)]
 
-        def next(prompt, cache, index):
+        def next_packed(prompt, cache, index):
             logits, hidden, cache = step(prompt, unpack(cache), index)
             return logits, hidden, pack(cache)
 
@@ -228,7 +248,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         # The cache is filled by stepping through the prompt, so that prompts of different lengths need no
         # second way.
         token_ids = self.sampler(
-            next=next,
+            next=next_packed,
             prompt=token_ids,
             cache=pack(cache),
             index=1,
@@ -245,8 +265,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         return {"token_ids": token_ids, "padding_mask": stopped_before == 0}
 
     def _normalize_generate_inputs(self, inputs):
-        if self.preprocessor is None:
-            return [inputs], False
+        if self.preprocessor is None or hasattr(inputs, "as_numpy_iterator"):
+            return super()._normalize_generate_inputs(inputs)
         inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
         images = inputs["images"]
         single = isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3

@@ -32,6 +32,9 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         `padding_mask` bool `(B, G, T)`, True = a real token; `y` int32 and `sample_weight` float32 `(B, G,
         T)`.
 
+    In a `tf.data` pipeline, `fit` included, images are paths or one array, and captions a string tensor `(B,)` or
+    `(B, G)`.
+
     Raises:
         ValueError: If the images do not all have the same number of captions.
     """
@@ -46,7 +49,13 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         self.built = True
 
     def call(self, x, y=None, sample_weight=None, sequence_length=None):
-        captions = [[text] if isinstance(text, str) else list(text) for text in _strings(x["captions"])]
+        length = sequence_length or self.sequence_length
+        if _is_symbolic(x["captions"]):
+            return self._call_in_graph(x["images"], x["captions"], length)
+        return self._call_eagerly(x["images"], x["captions"], length)
+
+    def _call_eagerly(self, images, captions, length: int):
+        captions = [[text] if isinstance(text, str) else list(text) for text in _strings(captions)]
         num_texts = len(captions[0]) if captions else 0
         if any(len(texts) != num_texts for texts in captions):
             counts = sorted({len(texts) for texts in captions})
@@ -57,20 +66,40 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
             start_token_id=self.tokenizer.start_token_id,
             end_token_id=self.tokenizer.end_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
-            max_length=sequence_length or self.sequence_length,
+            max_length=length,
             pad_to_max_length=True,
         )
         shape = (len(captions), num_texts, -1)
         inputs = {
-            "images": self.prepare_images(x["images"]),
+            "images": self.prepare_images(images),
             "token_ids": targets.token_ids.reshape(shape),
             "padding_mask": targets.padding_mask.reshape(shape),
         }
         return inputs, targets.targets.reshape(shape), targets.sample_weight.reshape(shape)
 
+    def _call_in_graph(self, images, captions, length: int):
+        import tensorflow as tf
+
+        def arrays(images, captions):
+            x, y, sample_weight = self._call_eagerly(images, captions, length)
+            return *x.values(), y, sample_weight
+
+        texts = (images.shape[0], captions.shape[1] if captions.shape.rank == 2 else 1, length)
+        shapes = [(images.shape[0], *self.image_transform.image_size, 3), texts, texts, texts, texts]
+        outputs = tf.numpy_function(
+            arrays, [images, captions], ["float32", "int32", "bool", "int32", "float32"]
+        )
+        for output, shape in zip(outputs, shapes, strict=True):
+            output.set_shape(shape)
+        images, token_ids, padding_mask, y, sample_weight = outputs
+        return {"images": images, "token_ids": token_ids, "padding_mask": padding_mask}, y, sample_weight
+
     def prepare_images(self, images) -> np.ndarray:
         """Reads and transforms a list of paths or arrays: float32 `(B, height, width, 3)` in 0..255."""
-        arrays = [read_image(image) if isinstance(image, str | os.PathLike) else image for image in images]
+        arrays = [
+            read_image(os.fsdecode(image)) if isinstance(image, str | bytes | os.PathLike) else image
+            for image in images
+        ]
         prepared = [np.asarray(self.image_transform(_as_numpy(array))) for array in arrays]
         return (
             np.stack(prepared) if prepared else np.zeros((0, *self.image_transform.image_size, 3), "float32")
@@ -78,6 +107,7 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
 
     def generate_preprocess(self, x, sequence_length=None):
         """Images and optional `prompts` to `images`, `token_ids` and `padding_mask`, the texts `(B, T)`."""
+        x = x if isinstance(x, dict) else {"images": x}
         images = self.prepare_images(x["images"])
         prompts = _strings(x.get("prompts", [""] * len(images)))
         length = sequence_length or self.sequence_length
@@ -106,6 +136,13 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
 
     def get_config(self):
         return super().get_config() | dataclasses.asdict(self.image_transform)
+
+
+def _is_symbolic(x) -> bool:
+    """Whether x is a tensor of a `tf.data` pipeline, which has no value yet."""
+    import tensorflow as tf
+
+    return tf.is_symbolic_tensor(x)
 
 
 def _as_numpy(array):

@@ -7,7 +7,6 @@ import keras_hub
 from keras import ops
 
 from captioner.sampling.beam_search import beam_search
-from captioner.sampling.decoded import Decoded
 from captioner.sampling.settings import BeamSearch, DecodingSettings, Greedy, NucleusSampling
 from captioner.sampling.token_sampling import sample_tokens, uniform_draws
 
@@ -67,7 +66,7 @@ class CaptionSampler(keras_hub.samplers.Sampler):
         prompt: int tensor `(B, L)`.
         cache: nest of tensors with one row per text.
         index: int. The first position to fill.
-        mask: bool tensor `(B, L)`; True = given.
+        mask: optional bool tensor `(B, L)`; True = given. What lies before `index` is given in any case.
         stop_token_ids: optional tuple of int.
 
     Returns:
@@ -91,12 +90,13 @@ class CaptionSampler(keras_hub.samplers.Sampler):
         hidden_states=None,
         model=None,
         **kwargs,
-    ) -> Decoded:
+    ):
         num_rows, max_length = rows_per_image(self.settings, 1), prompt.shape[1]
         cache = keras.tree.map_structure(
             lambda x: ops.repeat(x, num_rows, axis=0), () if cache is None else cache
         )
-        mask = ops.zeros_like(prompt, dtype="bool") if mask is None else ops.cast(mask, "bool")
+        before_index = ops.broadcast_to(ops.arange(max_length) < index, ops.shape(prompt))
+        mask = before_index if mask is None else ops.logical_or(ops.cast(mask, "bool"), before_index)
         uniforms = None
         if isinstance(self.settings, NucleusSampling):
             uniforms = ops.convert_to_tensor(uniform_draws(self.settings.seed, 1, max_length))

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import keras_hub
 import tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
 
 from captioner.files import atomic_path
 
@@ -39,7 +40,8 @@ class CaptionTokenizer(keras_hub.tokenizers.Tokenizer):
         List of int, or list of them, without special tokens.
 
     Raises:
-        ValueError: If a special token is missing, or a text cannot be UTF-8.
+        ValueError: If a special token is missing, vocabulary and merges do not belong together, or a text cannot be
+            UTF-8.
 
     References:
         - https://github.com/openai/gpt-2/blob/master/src/encoder.py
@@ -66,15 +68,8 @@ class CaptionTokenizer(keras_hub.tokenizers.Tokenizer):
             self._set_vocabulary(_read_vocabulary(vocabulary), _read_merges(merges))
 
     def _set_vocabulary(self, vocabulary: dict[str, int], merges: list[str]) -> None:
-        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-            raise ValueError(
-                f"`vocabulary` must give each id from 0 to {len(vocabulary) - 1} once; it holds {len(vocabulary)} tokens."
-            )
+        pairs = _require_sound(vocabulary, merges, self.special_token_names)
         self._vocabulary, self._merges = vocabulary, merges
-        pairs = [tuple(merge.split(" ")) for merge in merges]
-        if any(len(pair) != 2 for pair in pairs):
-            bad = next(merge for merge in merges if len(merge.split(" ")) != 2)
-            raise ValueError(f"`merges` must hold two tokens a line; received {bad!r}.")
         self._bpe = tokenizers.ByteLevelBPETokenizer(vocabulary, pairs, add_prefix_space=False)
         specials = {token: len(vocabulary) + i for i, token in enumerate(self.special_token_names)}
         self._ids = vocabulary | specials
@@ -91,19 +86,15 @@ class CaptionTokenizer(keras_hub.tokenizers.Tokenizer):
             ValueError: If a text holds a lone surrogate, which no UTF-8 text can.
         """
         texts = list(texts)
+        if self._bpe is None:
+            raise ValueError(
+                "The tokenizer has no vocabulary yet: give `vocabulary` and `merges`, or call `load_assets`."
+            )
         try:
             return [encoding.ids for encoding in self._bpe.encode_batch(texts)]
-        except (UnicodeEncodeError, TypeError) as error:
+        except (UnicodeEncodeError, TypeError):
             for text in texts:
-                if not isinstance(text, str):
-                    raise ValueError(f"`texts` must be strings; received {type(text).__name__}.") from error
-                try:
-                    text.encode()
-                except UnicodeEncodeError:
-                    raise ValueError(
-                        f"`texts` must be valid Unicode; {text[:40]!r} holds a lone surrogate. "
-                        'Decode the file with errors="replace", or drop the row.'
-                    ) from error
+                _require_text(text)
             raise
 
     def decode(self, token_ids: Iterable[int]) -> str:
@@ -177,10 +168,12 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CaptionTok
         vocabulary_size: int. Tokens in all, the 256 bytes, start, end and padding token included.
 
     Returns:
-        A `CaptionTokenizer` with a start, an end and a padding token of its own.
+        A `CaptionTokenizer` with a start, an end and a padding token of its own; it has fewer tokens than
+        `vocabulary_size` where the captions do not repeat enough. The same captions give the same tokenizer.
 
     Raises:
-        ValueError: If `vocabulary_size` leaves no room for the bytes and special tokens.
+        ValueError: If `vocabulary_size` leaves no room for the bytes and special tokens, or a caption holds a lone
+            surrogate.
     """
     special_tokens = ["<|startoftext|>", END_OF_TEXT, "<|pad|>"]
     smallest = 256 + len(special_tokens)
@@ -191,7 +184,10 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CaptionTok
         )
     bpe = tokenizers.ByteLevelBPETokenizer(add_prefix_space=False)
     bpe.train_from_iterator(
-        captions, vocab_size=vocabulary_size - len(special_tokens), min_frequency=2, show_progress=False
+        map(_require_text, captions),
+        vocab_size=vocabulary_size - len(special_tokens),
+        min_frequency=2,
+        show_progress=False,
     )
     model = json.loads(bpe._tokenizer.to_str())["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
@@ -208,8 +204,13 @@ def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> CaptionTok
 def _read_vocabulary(source) -> dict[str, int]:
     if isinstance(source, Mapping):
         return dict(source)
-    vocabulary = json.loads(Path(source).read_text(encoding="utf-8"))
-    if not isinstance(vocabulary, dict) or not all(isinstance(i, int) for i in vocabulary.values()):
+    try:
+        vocabulary = json.loads(Path(source).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"`vocabulary` must be a JSON object from token to id; {source}: {error}."
+        ) from error
+    if not isinstance(vocabulary, dict):
         raise ValueError(f"`vocabulary` must be a JSON object from token to id; {source} is not.")
     return vocabulary
 
@@ -218,9 +219,54 @@ def _read_merges(source) -> list[str]:
     if source is None:
         raise ValueError("`merges` must be given with `vocabulary`; received None.")
     if isinstance(source, str | os.PathLike):
-        source = Path(source).read_text(encoding="utf-8").split("\n")
+        try:
+            source = Path(source).read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`merges` must be a UTF-8 text file; {source}: {error}.") from error
         source = source[1:] if source[0].startswith("#version") else source
     return [line for line in source if line]
+
+
+def _require_sound(vocabulary: dict, merges: list[str], special_tokens: list[str]) -> list[tuple[str, str]]:
+    """Refuses what would lose text, or give two tokens one id; returns the merges as pairs."""
+    size = len(vocabulary)
+    if any(type(i) is not int for i in vocabulary.values()) or sorted(vocabulary.values()) != list(
+        range(size)
+    ):
+        raise ValueError(f"`vocabulary` must give each id from 0 to {size - 1} once; it holds {size} tokens.")
+    if missing := sorted(set(ByteLevel.alphabet()) - vocabulary.keys()):
+        raise ValueError(
+            f"`vocabulary` must hold a token for each of the 256 bytes, or text would be lost; {len(missing)} are missing, "
+            f"the first is {missing[0]!r}."
+        )
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(f"`merges` must hold two tokens a line; received {' '.join(pair)!r}.")
+        if unknown := [token for token in (*pair, "".join(pair)) if token not in vocabulary]:
+            raise ValueError(
+                f"`merges` must join tokens of `vocabulary`; {unknown[0]!r} in {' '.join(pair)!r} is not one."
+            )
+    names = set(special_tokens)
+    if len(names) < len(special_tokens) or names & vocabulary.keys():
+        raise ValueError(
+            f"`special_tokens` must differ from each other and from the vocabulary; received {special_tokens}."
+        )
+    return pairs
+
+
+def _require_text(text) -> str:
+    """Refuses what has no UTF-8."""
+    if not isinstance(text, str):
+        raise ValueError(f"`texts` must be strings; received {type(text).__name__}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"`texts` must be valid Unicode; {text[:40]!r} holds a lone surrogate. "
+            'Decode the file with errors="replace", or drop the row.'
+        ) from error
+    return text
 
 
 def _as_str(text) -> str:

@@ -1,12 +1,14 @@
 """A captioner small enough to check by hand, with coprime sizes so that no two axes can be confused."""
 
 import keras
+import numpy as np
 
 from captioner.model import CaptionerBackbone, ImageCaptioner, ImageCaptionerPreprocessor
 from captioner.text import train_tokenizer
 
 CAPTIONS = ["a dog runs on the beach", "two cats sleep on a red sofa", "a man rides a bike", "the dog sleeps"]
 IMAGE_SIZE = (9, 15)  # a feature map of 3 x 5 cells
+NUM_IMAGE_TOKENS = 15
 
 
 def tiny_encoder(channels: int = 7) -> keras.Model:
@@ -37,3 +39,27 @@ def tiny_captioner(seed: int = 0, image_encoder=None, **changes) -> ImageCaption
             variable.assign(variable * 8)
     preprocessor = ImageCaptionerPreprocessor(tokenizer, IMAGE_SIZE, sequence_length=13)
     return ImageCaptioner(backbone, preprocessor)
+
+
+def random_images(count: int, seed: int = 0) -> np.ndarray:
+    """uint8 `(B, 9, 15, 3)`."""
+    return np.random.default_rng(seed).integers(0, 256, (count, *IMAGE_SIZE, 3)).astype("uint8")
+
+
+def random_batch(model: ImageCaptioner, num_images: int, num_texts: int, length: int, seed: int = 0) -> dict:
+    """The model's input `(B, G, T)`: random tokens, the last text of each image with two padded positions."""
+    generator = np.random.default_rng(seed)
+    shape = (num_images, num_texts, length)
+    padding_mask = np.ones(shape, bool)
+    padding_mask[:, -1, -2:] = False
+    return {
+        "images": random_images(num_images, seed).astype("float32"),
+        "token_ids": generator.integers(0, model.preprocessor.tokenizer.vocabulary_size(), shape).astype(
+            "int32"
+        ),
+        "padding_mask": padding_mask,
+    }
+
+
+def logits_of(model: ImageCaptioner, inputs: dict) -> np.ndarray:
+    return keras.ops.convert_to_numpy(model(inputs, training=False))
