@@ -1,9 +1,13 @@
 """The `captioner train` commands."""
 
+import contextlib
 import dataclasses
 import logging
+import shlex
 import sys
+from collections.abc import Iterator
 
+from tools.quiet import import_tensorflow
 from trainers.csv_settings import CsvTrainSettings
 
 
@@ -22,11 +26,25 @@ class TrainCsvCommand(CsvTrainSettings):
 
 def train_csv(command: TrainCsvCommand) -> int:
     """Runs the training and prints where its results are."""
+    import_tensorflow()
     from trainers.csv_trainer import train_csv
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    best = train_csv(command)
+    with _log_on_terminal():
+        best = train_csv(command)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name.startswith("val_"))
     print(f"Best epoch: {best['epoch']}" + (f" ({scores})" if scores else ""))
     print(f"Preset: {command.run_dir / 'preset'}")
+    print(f"Use it: captioner caption --preset {shlex.quote(str(command.run_dir))} photo.jpg")
     return 0
+
+
+@contextlib.contextmanager
+def _log_on_terminal() -> Iterator[None]:
+    """Shows what our own code logs, and nothing of what the libraries log."""
+    logger, handler = logging.getLogger("captioner"), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -12,6 +12,20 @@ from captioner.text import CaptionTokenizer, train_tokenizer
 from captioner.weights.image_encoders import load_image_encoder
 from trainers.settings import TrainSettings
 
+_FIXED_BY_PRESET = (
+    "architecture",
+    "image_encoder",
+    "image_encoder_weights",
+    "image_size_px",
+    "resize",
+    "hidden_dim",
+    "num_heads",
+    "num_image_layers",
+    "num_layers",
+    "train_tokenizer",
+    "tokenizer",
+)
+
 
 def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCaptioner:
     """Builds the captioner of a run: a preset to fine-tune, or an architecture with a vocabulary.
@@ -24,8 +38,29 @@ def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCa
         ValueError: If settings contradict each other.
     """
     keras.utils.set_random_seed(settings.seed)
-    if settings.preset is not None:
-        return _from_preset(settings)
+    captioner = _from_scratch(settings, captions) if settings.preset is None else _from_preset(settings)
+    positions = captioner.backbone.max_sequence_length
+    if settings.max_length > positions:
+        raise ValueError(
+            f"`max_length` must be at most {positions}, the text positions of the model; received "
+            f"max_length={settings.max_length}."
+        )
+    return captioner
+
+
+def export_preset(captioner: ImageCaptioner, path: Path, weights_dtype: str = "float32") -> None:
+    """Writes a captioner as a preset folder in one step, with its weights stored in `weights_dtype`.
+
+    A preset stored in float16 loads in float32 like any other.
+    """
+    config = captioner.backbone.get_config() | {"dtype": weights_dtype, "trainable": True}
+    backbone = CaptionerBackbone.from_config(config)
+    backbone.set_weights(captioner.backbone.get_weights())
+    with atomic_path(path) as temporary:
+        ImageCaptioner(backbone, captioner.preprocessor).save_to_preset(str(temporary))
+
+
+def _from_scratch(settings: TrainSettings, captions: Iterable[str]) -> ImageCaptioner:
     tokenizer = _tokenizer(settings, captions)
     changes = {
         "image_encoder": settings.image_encoder,
@@ -59,29 +94,10 @@ def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCa
     return ImageCaptioner(backbone, preprocessor)
 
 
-def export_preset(captioner: ImageCaptioner, path: Path, weights_dtype: str = "float32") -> None:
-    """Writes a captioner as a preset folder in one step, with its weights stored in `weights_dtype`.
-
-    A preset stored in float16 loads in float32 like any other.
-    """
-    config = captioner.backbone.get_config() | {"dtype": weights_dtype, "trainable": True}
-    backbone = CaptionerBackbone.from_config(config)
-    backbone.set_weights(captioner.backbone.get_weights())
-    with atomic_path(path) as temporary:
-        ImageCaptioner(backbone, captioner.preprocessor).save_to_preset(str(temporary))
-
-
 def _from_preset(settings: TrainSettings) -> ImageCaptioner:
-    fixed = (
-        "image_encoder",
-        "image_size_px",
-        "hidden_dim",
-        "num_heads",
-        "num_image_layers",
-        "num_layers",
-        "tokenizer",
-    )
-    if given := [name for name in fixed if getattr(settings, name) is not None]:
+    if given := [
+        name for name in _FIXED_BY_PRESET if getattr(settings, name) != getattr(TrainSettings, name)
+    ]:
         raise ValueError(
             f"`{given[0]}` is fixed by the preset; received {given[0]}={getattr(settings, given[0])} with "
             f"preset={settings.preset!r}. Leave one of the two out."

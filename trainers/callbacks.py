@@ -15,6 +15,10 @@ from trainers.validation import Validator, image_rows
 log = logging.getLogger("captioner")
 
 SHEET_IMAGES = 24
+WAY_OUT = (
+    "The checkpoint of the last finished epoch is intact. Begin a new run with a lower --learning-rate or --clip-norm, or with "
+    "--dtype float32."
+)
 
 
 class DivergenceError(ValueError):
@@ -27,12 +31,12 @@ class Progress(keras.callbacks.Callback):
     Args:
         num_images: int. Images of an epoch.
         batch_size: int.
-        captions_per_image: int.
+        num_captions: int. Captions of an epoch.
     """
 
-    def __init__(self, num_images: int, batch_size: int, captions_per_image: int):
+    def __init__(self, num_images: int, batch_size: int, num_captions: int):
         super().__init__()
-        self.num_images, self.batch_size, self.captions_per_image = num_images, batch_size, captions_per_image
+        self.num_images, self.batch_size, self.num_captions = num_images, batch_size, num_captions
         self.bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -44,20 +48,23 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = logs["loss"]
         if not math.isfinite(loss):
-            self.bar.close()
             raise DivergenceError(
-                f"The loss became {loss} at step {batch + 1} of epoch {self.epoch + 1}. The checkpoint of the last finished "
-                "epoch is intact. Lower --learning-rate or --clip-norm, or use --dtype float32."
+                f"The loss became {loss} at step {batch + 1} of epoch {self.epoch + 1}. {WAY_OUT}"
             )
         self.bar.update(min(self.batch_size, self.num_images - self.bar.n))
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.bar.close()
+        self.close()
         if logs is not None:
             seconds = time.monotonic() - self.start
             logs["train_seconds"] = seconds
-            logs["captions_per_second"] = self.num_images * self.captions_per_image / seconds
+            logs["captions_per_second"] = self.num_captions / seconds
+
+    def close(self) -> None:
+        """Ends the bar's line, also when training stops in the middle of an epoch."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class EndOfEpoch(keras.callbacks.Callback):
@@ -69,7 +76,7 @@ class EndOfEpoch(keras.callbacks.Callback):
         captioner: the whole captioner, whose variables the checkpoints hold.
         validator: Validator, or None without validation images: then the last epoch is the best.
         paths: validation image files.
-        state: where a resumed run is: `{"best_score": ..., "best_epoch": ...}`.
+        state: where the run is: `{"epoch": ..., "data": ..., "best_score": ..., "best_epoch": ...}`.
     """
 
     def __init__(
@@ -77,35 +84,49 @@ class EndOfEpoch(keras.callbacks.Callback):
     ):
         super().__init__()
         self.settings, self.run, self.captioner = settings, run, captioner
-        self.validator, self.paths = validator, paths
-        self.best_score, self.best_epoch = state.get("best_score"), state.get("best_epoch", 0)
+        self.validator, self.paths, self.state = validator, paths, dict(state)
         self.writer = None
 
     def on_epoch_end(self, epoch, logs=None):
         optimizer, number = self.model.optimizer, epoch + 1
         metrics = {"epoch": number, **{name: float(value) for name, value in (logs or {}).items()}}
         metrics["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        self._require_finite_weights(number)
         with averaged_weights(self.captioner, optimizer):
             captions = {}
             if self.validator is not None:
                 validation, captions = self.validator()
                 metrics |= validation
+            if not math.isfinite(metrics.get("val_loss", 0.0)):
+                raise DivergenceError(
+                    f"The validation loss became {metrics['val_loss']} after epoch {number}. {WAY_OUT}"
+                )
             # CIDEr where it can be had, then the loss; without validation the latest.
             score = [metrics.get("val_cider", 0.0), -metrics.get("val_loss", -number)]
-            if self.best_score is None or score > self.best_score:
-                self.best_score, self.best_epoch = score, number
+            if self.state.get("best_score") is None or score > self.state["best_score"]:
+                self.state |= {"best_score": score, "best_epoch": number}
                 save_checkpoint(
                     self.run.best_checkpoint, self.captioner, None, {"epoch": number, "score": score}
                 )
-        state = {"epoch": number, "best_score": self.best_score, "best_epoch": self.best_epoch}
+        self.state["epoch"] = number
         self.run.append_metrics(metrics)
-        save_checkpoint(self.run.last_checkpoint, self.captioner, optimizer, state)
+        save_checkpoint(self.run.last_checkpoint, self.captioner, optimizer, self.state)
         self._show(metrics, captions)
-        if self.settings.patience and number - self.best_epoch >= self.settings.patience:
+        if out_of_patience(self.settings, self.state):
             log.info(
-                "No better epoch than %d in %d epochs: stopping.", self.best_epoch, self.settings.patience
+                "No epoch was better than epoch %d for %d epochs: stopping.",
+                self.state["best_epoch"],
+                self.settings.patience,
             )
             self.model.stop_training = True
+
+    def _require_finite_weights(self, number: int) -> None:
+        """The update of an epoch's last step shows in no loss of that epoch."""
+        for variable in self.model.trainable_variables:
+            if not keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(variable.value))):
+                raise DivergenceError(
+                    f"The weights of {variable.path} are no longer numbers after the last step of epoch {number}. {WAY_OUT}"
+                )
 
     def _show(self, metrics, captions):
         log.info(" ".join(f"{name}={value:.4g}" for name, value in metrics.items()))
@@ -128,3 +149,8 @@ class EndOfEpoch(keras.callbacks.Callback):
                 if name != "epoch":
                     tf.summary.scalar(name, value)
         self.writer.flush()
+
+
+def out_of_patience(settings: TrainSettings, state: dict) -> bool:
+    """Whether a run has gone on for `patience` epochs without a better one."""
+    return 0 < settings.patience <= state["epoch"] - state.get("best_epoch", 0)

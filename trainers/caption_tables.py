@@ -89,6 +89,26 @@ def read_captions(
     )
 
 
+def find_splits(table: str | os.PathLike) -> set[str]:
+    """The splits that a table tells apart, such as `{"train", "val", "test"}`; empty if it knows none.
+
+    Args:
+        table: as for `read_captions`. Names that mean the same count as one: "restval" is "train".
+    """
+    table = Path(table)
+    if not table.is_file():
+        return set()  # `read_captions` says so
+    content = _read_json(table) if table.suffix.lower() == ".json" else None
+    if isinstance(content, dict):
+        names = {str(image.get("split", "")) for image in content.get("images", [])}
+    else:
+        from trainers.delimited import read_table
+
+        frame = read_table(table, content)
+        names = {str(name).strip() for name in frame["split"]} if "split" in frame.columns else set()
+    return {_split_key(name) for name in names if name}
+
+
 class _Locator:
     """Turns an image's name in the table into a path, or a problem."""
 

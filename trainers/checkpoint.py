@@ -1,8 +1,10 @@
 """Checkpoints: every variable of model and optimizer, and where the run is, in one HDF5 file."""
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,13 +27,29 @@ def save_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer, stat
         model: its variables include the random state of dropout.
         optimizer: a built Keras optimizer, or None.
         state: JSON values: epoch, best score and so on.
+
+    Raises:
+        OSError: If the file cannot be written, such as on a full disk.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["state"] = json.dumps(state)
-        for group, variables in _groups(model, optimizer).items():
-            for i, variable in enumerate(variables):
-                dataset = file.create_dataset(f"{group}/{i:05d}", data=_value(variable))
-                dataset.attrs["path"] = variable.path
+    text = json.dumps(state)
+    digest = _Digest(text)
+    try:
+        with atomic_path(path) as temporary:
+            with h5py.File(temporary, "w") as file:
+                file.attrs["state"] = text
+                for group, variables in _groups(model, optimizer).items():
+                    for i, variable in enumerate(variables):
+                        name, value = f"{group}/{i:05d}", _value(variable)
+                        file.create_dataset(name, data=value).attrs["path"] = variable.path
+                        digest.add(name, variable.path, value)
+                file.attrs["digest"] = digest.text()
+            with temporary.open("rb+") as file:  # a power cut must not leave the new name on an empty file
+                os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
+        raise OSError(
+            f"cannot write the checkpoint {path}: {error}. The one before is intact: make room, and go on with "
+            "--resume."
+        ) from error
 
 
 def load_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer=None) -> dict:
@@ -48,31 +66,22 @@ def load_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer=None)
         The state.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         CheckpointError: If the file is damaged, or its variables are not those of model and optimizer.
     """
     path = Path(path)
     try:
         with h5py.File(path, "r") as file:
+            _require_undamaged(file, path)
             state = json.loads(file.attrs["state"])
-            values = []
-            for group, variables in _groups(model, optimizer).items():
-                stored = file.get(group, {})
-                if len(stored) != len(variables):
-                    raise CheckpointError(
-                        f"{path} holds {len(stored)} variables of the {group}, which has {len(variables)}: it belongs to "
-                        "another run or other settings."
-                    )
-                for i, variable in enumerate(variables):
-                    dataset = stored[f"{i:05d}"]
-                    if dataset.shape != tuple(variable.shape):
-                        raise CheckpointError(
-                            f"{path}: {dataset.attrs['path']} has shape {dataset.shape}, but {variable.path} of the "
-                            f"{group} has {tuple(variable.shape)}: it belongs to other settings."
-                        )
-                    values.append((variable, dataset[()]))
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+            values = [
+                (variable, value)
+                for group, variables in _groups(model, optimizer).items()
+                for variable, value in _matched(file.get(group, {}), variables, group, path)
+            ]
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
     for variable, value in values:
         variable.assign(value)
@@ -91,13 +100,62 @@ def averaged_weights(model: keras.Model, optimizer) -> Iterator[None]:
         if average is not None
     ]
     kept = [_value(variable) for variable, _ in pairs]
-    for variable, average in pairs:
-        variable.assign(average.value)
     try:
+        for variable, average in pairs:
+            variable.assign(average.value)
         yield
     finally:
         for (variable, _), value in zip(pairs, kept, strict=True):
             variable.assign(value)
+
+
+class _Digest:
+    """A checksum of a whole checkpoint: HDF5 by itself does not notice a changed byte."""
+
+    def __init__(self, state: str) -> None:
+        self.hash = hashlib.blake2b(state.encode(), digest_size=16)
+
+    def add(self, name: str, variable_path: str, value: np.ndarray) -> None:
+        self.hash.update(f"{name} {variable_path} {value.dtype} {value.shape}".encode())
+        self.hash.update(np.ascontiguousarray(value).tobytes())
+
+    def text(self) -> str:
+        return self.hash.hexdigest()
+
+
+def _require_undamaged(file: h5py.File, path: Path) -> None:
+    digest = _Digest(file.attrs["state"])
+    for group in ("model", "optimizer"):
+        for name, dataset in sorted(file.get(group, {}).items()):
+            digest.add(f"{group}/{name}", dataset.attrs["path"], dataset[()])
+    # Files from before there were checksums have none.
+    if file.attrs.get("digest", digest.text()) != digest.text():
+        raise CheckpointError(
+            f"{path} is damaged: its content does not have the checksum that it was written with."
+        )
+
+
+def _matched(stored, variables, group: str, path: Path) -> Iterator[tuple]:
+    """Each variable with its stored value, which must have its name and shape."""
+    if len(stored) != len(variables):
+        raise CheckpointError(
+            f"{path} holds {len(stored)} variables of the {group}, which has {len(variables)}: it belongs to "
+            "another run or other settings."
+        )
+    for i, variable in enumerate(variables):
+        dataset = stored[f"{i:05d}"]
+        found = dataset.attrs["path"]
+        if dataset.shape != tuple(variable.shape) or _uncounted(found) != _uncounted(variable.path):
+            raise CheckpointError(
+                f"{path} holds {found} of shape {dataset.shape} where the {group} has {variable.path} of shape "
+                f"{tuple(variable.shape)}: it belongs to another run or other settings."
+            )
+        yield variable, dataset[()]
+
+
+def _uncounted(variable_path: str) -> str:
+    """A variable's path without the counters that Keras adds (`dense_3`): they depend on what was built before."""
+    return re.sub(r"_\d+(?=/|_|$)", "", variable_path)
 
 
 def _groups(model, optimizer) -> dict:
@@ -106,4 +164,5 @@ def _groups(model, optimizer) -> dict:
 
 
 def _value(variable) -> np.ndarray:
-    return keras.ops.convert_to_numpy(variable.value)
+    value = keras.ops.convert_to_numpy(variable.value)
+    return value.astype("float32") if value.dtype.name == "bfloat16" else value  # HDF5 has no bfloat16

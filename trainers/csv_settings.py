@@ -50,9 +50,27 @@ class CsvTrainSettings(TrainSettings):
                 "`cache_features` needs an image encoder that is frozen, at least `frozen_until` some layer; received "
                 "train_parts with image_encoder and frozen_until=None."
             )
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"`max_bad_fraction` must be from 0 to 1; received {self.max_bad_fraction}.")
+        if self.validation_images is not None and self.validation_csv is None:
+            raise ValueError(
+                f"`validation_images` needs a `validation_csv`; received {self.validation_images} without one."
+            )
+        self._check_views()
+
+    def _check_views(self) -> None:
+        augmentation = self.augmentation  # refuses what is out of range
+        if self.cache_views < 1:
+            raise ValueError(f"`cache_views` must be at least 1; received cache_views={self.cache_views}.")
         if self.cache_views > 1 and not self.cache_features:
             raise ValueError(
                 f"`cache_views` needs `cache_features`; received cache_views={self.cache_views}."
+            )
+        if self.cache_features and (self.cache_views > 1) != (augmentation is not None):
+            raise ValueError(
+                "`cache_views` above 1 and an augmentation (min_crop_area, horizontal_flip, color_jitter) need each "
+                "other with `cache_features`: only the further views of an image are augmented; received "
+                f"cache_views={self.cache_views} and {augmentation or 'no augmentation'}."
             )
 
     @property

@@ -1,5 +1,7 @@
 """Trains a captioner from a table of images and captions."""
 
+import hashlib
+import json
 import logging
 
 from captioner.images import Augmentation
@@ -7,9 +9,9 @@ from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit, split_image_encoder
 from trainers.build import build_captioner
 from trainers.caption_sets import CaptionSet, tokenize_captions
-from trainers.caption_tables import read_captions
+from trainers.caption_tables import find_splits, read_captions
 from trainers.csv_settings import CsvTrainSettings
-from trainers.data_report import check_data, require_good_data, write_data_report
+from trainers.data_report import check_data, check_images, require_good_data, write_data_report
 from trainers.encode_images import weights_fingerprint
 from trainers.feature_cache import cache_features
 from trainers.loop import TrainingData, train
@@ -34,29 +36,30 @@ def train_csv(settings: CsvTrainSettings) -> dict:
         OSError: If a file or folder cannot be read or written.
     """
     run = RunFolder(settings.run_dir)
-    run.prepare(settings.to_dict(), settings.resume)
-    training, validation = _read_data(settings, run)
-    captioner = build_captioner(settings, (text for image in training for text in image.captions))
-    return train(settings, run, captioner, _training_data(settings, captioner, training, validation))
+    with run.opened(settings.to_dict(), settings.resume):
+        training, validation = _read_data(settings, run)
+        captioner = build_captioner(settings, (text for image in training for text in image.captions))
+        return train(settings, run, captioner, _training_data(settings, captioner, training, validation))
 
 
 def normalize_caption(text: str, lowercase: bool) -> str:
-    """Single spaces; with `lowercase`, lower case without the final full stop."""
+    """Single spaces; with `lowercase`, lower case without the final full stop, unless nothing is left then."""
     text = " ".join(text.split())
-    return text.lower().rstrip(" .") if lowercase else text
+    return (text.lower().rstrip(" .") or text) if lowercase else text
 
 
 def _read_data(
     settings: CsvTrainSettings, run: RunFolder
 ) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
     columns = {"image_column": settings.image_column, "caption_column": settings.caption_column}
-    is_karpathy = settings.csv.suffix.lower() == ".json" and settings.csv.name.startswith("dataset")
-    split = "train" if is_karpathy else None
+    splits = find_splits(settings.csv)
+    split = _choose_split(splits, "train")
     tables = {"train": read_captions(settings.csv, settings.images, split=split, **columns)}
     if settings.validation_csv is not None:
         folder = settings.validation_images or settings.images
-        tables["validation"] = read_captions(settings.validation_csv, folder, **columns)
-    elif is_karpathy and not settings.validation_split:
+        split = _choose_split(find_splits(settings.validation_csv), "val")
+        tables["validation"] = read_captions(settings.validation_csv, folder, split=split, **columns)
+    elif not settings.validation_split and _choose_split(splits, "val"):
         tables["validation"] = read_captions(settings.csv, settings.images, split="val", **columns)
     checked = {name: check_data(records, cache_dir=settings.cache_dir) for name, records in tables.items()}
     write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
@@ -69,13 +72,25 @@ def _read_data(
     return images["train"], images.get("validation", [])
 
 
+def _choose_split(splits: set[str], split: str) -> str | None:
+    """`split` if a table tells several splits apart, this one among them; None takes the table as a whole."""
+    return split if len(splits) > 1 and split in splits else None
+
+
 def _normalized(images: list[CaptionedImage], lowercase: bool) -> list[CaptionedImage]:
-    normalized = [
-        CaptionedImage(image.path, tuple(normalize_caption(text, lowercase) for text in image.captions))
+    """Captions as they are trained; those that became equal count once."""
+    return [
+        CaptionedImage(
+            image.path, tuple(dict.fromkeys(normalize_caption(text, lowercase) for text in image.captions))
+        )
         for image in images
     ]
-    kept = [CaptionedImage(image.path, tuple(filter(None, image.captions))) for image in normalized]
-    return [image for image in kept if image.captions]
+
+
+def _fingerprint(*parts: list[CaptionedImage]) -> str:
+    """Names the images and captions of a run, wherever its folder of images lies."""
+    content = [[(image.path.name, image.captions) for image in images] for images in parts]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def _training_data(
@@ -123,6 +138,11 @@ def _training_data(
     return TrainingData(
         training=training_batches,
         num_images=len(training),
+        num_captions=sum(min(len(image.captions), settings.captions_per_image) for image in training),
+        fingerprint=_fingerprint(training, validation),
+        find_problems=lambda: check_images(
+            (*training, *validation), cache_dir=settings.cache_dir, progress=False
+        ),
         steps_per_epoch=num_steps(len(training), settings.batch_size),
         validation=validation_batches,
         validation_paths=tuple(str(image.path) for image in validation),
@@ -153,7 +173,7 @@ def _image_source(
         transform,
         settings.cache_dir,
         views=settings.cache_views if augmentation else 1,
-        augmentation=augmentation if settings.cache_views > 1 else None,
+        augmentation=augmentation,
         allow_flip=captions.allow_flip,
         seed=settings.seed,
     )

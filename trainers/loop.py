@@ -1,17 +1,21 @@
 """The one training loop: compiles, fits, resumes and exports, whatever the batches come from."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import keras
+import tensorflow as tf
 
 from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit
 from trainers.build import export_preset
-from trainers.callbacks import EndOfEpoch, Progress
+from trainers.callbacks import EndOfEpoch, Progress, out_of_patience
 from trainers.checkpoint import load_checkpoint
 from trainers.optimization import CaptionLoss, build_optimizer
+from trainers.records import Problem
 from trainers.run_folder import RunFolder
 from trainers.settings import TrainSettings
 from trainers.validation import Validator
@@ -23,14 +27,20 @@ log = logging.getLogger("captioner")
 class TrainingData:
     """What a trainer feeds to the loop."""
 
-    training: object
+    training: Callable
     """Function `(first_epoch) -> tf.data.Dataset` of `(x, y, sample_weight)`, from that epoch to the last."""
     num_images: int
     """Training images of an epoch."""
+    num_captions: int
+    """Captions shown in an epoch."""
     steps_per_epoch: int
     """Batches of an epoch."""
-    validation: object | None = None
-    """Dataset of validation batches, in order, or None."""
+    fingerprint: str
+    """Changes with images and captions: a resumed run must have the same."""
+    find_problems: Callable[[], list[Problem]]
+    """Looks for images that became unusable since training began."""
+    validation: tf.data.Dataset | None = None
+    """Validation batches, in order, or None."""
     validation_paths: tuple = ()
     """Validation image files, in the same order."""
     validation_references: tuple = ()
@@ -44,7 +54,7 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
 
     Args:
         settings: TrainSettings.
-        run: a prepared RunFolder.
+        run: an open RunFolder.
         captioner: from `build_captioner`.
         data: TrainingData.
 
@@ -54,6 +64,8 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
     Raises:
         DivergenceError: If the loss is no longer a number.
         CheckpointError: If a run to resume cannot be read.
+        ValueError: If a run to resume had other data, or an image became unusable.
+        OSError: If the disk is full.
     """
     model = training_model(captioner, data.split)
     optimizer = build_optimizer(settings, settings.epochs * data.steps_per_epoch)
@@ -62,38 +74,23 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
     jit_compile = bool(_accelerators()) if keras.config.backend() == "tensorflow" else "auto"
     model.compile(optimizer=optimizer, loss=CaptionLoss(settings.label_smoothing), jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
-    state = {"epoch": 0}
+    state = {"epoch": 0, "data": data.fingerprint}
     if settings.resume:
-        state = load_checkpoint(run.last_checkpoint, captioner, model.optimizer)
-        run.keep_metrics_until(state["epoch"])
-        log.info("Resuming after epoch %d of %d.", state["epoch"], settings.epochs)
-    validator = None
-    if data.validation is not None:
-        validator = Validator(
-            captioner,
-            model,
-            data.validation,
-            list(data.validation_references),
-            num_captioned=settings.num_validation_captions,
-            num_beams=settings.validation_beams,
-            max_length=settings.max_length,
-            encode=data.split and feature_encoder(captioner, data.split),
-        )
-    if state["epoch"] < settings.epochs:
-        model.fit(
-            data.training(state["epoch"]),
-            initial_epoch=state["epoch"],
-            epochs=settings.epochs,
-            steps_per_epoch=data.steps_per_epoch,
-            verbose=0,
-            callbacks=[
-                Progress(data.num_images, settings.batch_size, settings.captions_per_image),
-                EndOfEpoch(settings, run, captioner, validator, data.validation_paths, state),
-            ],
-        )
+        state = _resume(settings, run, captioner, model.optimizer, data)
+    log.info(
+        "Training %s of %s parameters on %s images; the run folder is %s.",
+        f"{_num_parameters(model.trainable_variables):,}",
+        f"{_num_parameters(captioner.weights):,}",
+        f"{data.num_images:,}",
+        run.path,
+    )
+    if state["epoch"] < settings.epochs and not out_of_patience(settings, state):
+        _fit(settings, run, captioner, model, data, state)
     best = load_checkpoint(run.best_checkpoint, captioner)
     export_preset(captioner, run.preset, settings.weights_dtype)
-    return next(line for line in run.read_metrics() if line["epoch"] == best["epoch"])
+    return next(
+        (line for line in run.read_metrics() if line["epoch"] == best["epoch"]), {"epoch": best["epoch"]}
+    )
 
 
 def training_model(captioner: ImageCaptioner, split: EncoderSplit | None) -> keras.Model:
@@ -108,7 +105,65 @@ def feature_encoder(captioner: ImageCaptioner, split: EncoderSplit) -> Callable:
     return lambda features: captioner.backbone.image_tokens(split.feature_map(features), training=False)
 
 
-def _accelerators() -> list:
-    import tensorflow as tf
+def _resume(settings: TrainSettings, run: RunFolder, captioner, optimizer, data: TrainingData) -> dict:
+    state = load_checkpoint(run.last_checkpoint, captioner, optimizer)
+    if state.setdefault("data", data.fingerprint) != data.fingerprint:
+        raise ValueError(
+            f"`resume` needs the images and captions that the run began with; those of {run.path} were others. See "
+            f"{run.data_report} for what is left out now. Bring them back, or begin a new run with --preset {run.path}."
+        )
+    run.keep_metrics_until(state["epoch"])
+    log.info("Resuming after epoch %d of %d.", state["epoch"], settings.epochs)
+    return state
 
+
+def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: TrainingData, state: dict) -> None:
+    validator = None
+    if data.validation is not None:
+        validator = Validator(
+            captioner,
+            model,
+            data.validation,
+            list(data.validation_references),
+            num_captioned=settings.num_validation_captions,
+            num_beams=settings.validation_beams,
+            max_length=settings.max_length,
+            encode=data.split and feature_encoder(captioner, data.split),
+        )
+    progress = Progress(data.num_images, settings.batch_size, data.num_captions)
+    end_of_epoch = EndOfEpoch(settings, run, captioner, validator, data.validation_paths, state)
+    with _explained_data_errors(data), contextlib.closing(progress):
+        model.fit(
+            data.training(state["epoch"]),
+            initial_epoch=state["epoch"],
+            epochs=settings.epochs,
+            steps_per_epoch=data.steps_per_epoch,
+            shuffle=False,  # the batches come shuffled
+            verbose=0,
+            callbacks=[progress, end_of_epoch],
+        )
+
+
+@contextlib.contextmanager
+def _explained_data_errors(data: TrainingData) -> Iterator[None]:
+    """Says in a user's words what TensorFlow reports from inside its graph."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise ValueError(
+            "Out of memory. Lower --batch-size, with as much more --gradient-accumulation-steps, or --captions-per-image."
+        ) from error
+    except tf.errors.OpError as error:
+        problems = "; ".join(f"{p.item}: {p.reason} {p.detail}".rstrip() for p in data.find_problems()[:5])
+        raise ValueError(
+            "Training stopped while reading images. The checkpoint of the last finished epoch is intact. "
+            + (f"Since the start these became unusable: {problems}." if problems else str(error.message))
+        ) from error
+
+
+def _num_parameters(variables) -> int:
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def _accelerators() -> list:
     return tf.config.list_physical_devices("GPU")

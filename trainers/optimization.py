@@ -42,12 +42,17 @@ class CaptionLoss(keras.losses.Loss):
 
 
 def build_optimizer(settings: TrainSettings, num_steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with warm-up and cosine decay over `num_steps` batches."""
-    updates = max(num_steps // settings.gradient_accumulation_steps, 1)
-    warmup = round(updates * settings.warmup_fraction)
+    """AdamW with warm-up and cosine decay over `num_steps` batches; bare of decay are norms, biases, positions.
+
+    Args:
+        settings: TrainSettings.
+        num_steps: int. Batches of the whole run, those included that only accumulate gradients: Keras looks
+            up the schedule by batches, not by updates.
+    """
+    warmup = round(num_steps * settings.warmup_fraction)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else settings.learning_rate,
-        decay_steps=max(updates - warmup, 1),
+        decay_steps=max(num_steps - warmup, 1),
         alpha=settings.final_learning_rate_fraction,
         warmup_target=settings.learning_rate if warmup else None,
         warmup_steps=warmup,
@@ -58,11 +63,14 @@ def build_optimizer(settings: TrainSettings, num_steps: int) -> keras.optimizers
         beta_2=0.98,
         global_clipnorm=settings.clip_norm,
         use_ema=settings.ema_momentum > 0,
-        ema_momentum=settings.ema_momentum or 0.99,
+        # Keras averages after each batch; over the batches of one update the momentum is the one asked for.
+        ema_momentum=(settings.ema_momentum or 0.99) ** (1 / settings.gradient_accumulation_steps),
         ema_overwrite_frequency=None,
         gradient_accumulation_steps=(
             settings.gradient_accumulation_steps if settings.gradient_accumulation_steps > 1 else None
         ),
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "position"])
+    if settings.dtype == "mixed_float16":  # small gradients would be lost in float16
+        return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -1,13 +1,19 @@
 """The run folder: a training run as files that explain themselves."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from captioner.files import atomic_path
+from trainers.disk import explained_disk_errors
 
-CONFIG, METRICS, REPORT = "config.json", "metrics.jsonl", "data_report.json"
+CONFIG, METRICS, REPORT, LOCK = "config.json", "metrics.jsonl", "data_report.json", ".lock"
+MAY_CHANGE = ("resume", "run_dir", "cache_dir")
+"""Settings that do not change what a resumed run computes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,41 +53,62 @@ class RunFolder:
         """The exported captioner."""
         return self.path / "preset"
 
-    def prepare(self, settings: dict, resume: bool) -> None:
-        """Creates the folder, or opens it to resume.
+    @contextlib.contextmanager
+    def opened(self, settings: dict, resume: bool) -> Iterator[None]:
+        """Creates the folder, or opens it to resume, and keeps other processes out of it during the block.
+
+        A folder in which no epoch was finished is begun anew.
 
         Raises:
             FileExistsError: If a run is there and `resume` is not asked for.
             FileNotFoundError: If there is nothing to resume.
             ValueError: If the run to resume had other settings.
+            OSError: If the folder cannot be written, or another process trains in it.
         """
-        if resume:
-            self._check_same_settings(settings)
-            return
-        if self.config.exists():
+        if resume and not self.last_checkpoint.exists():
+            raise FileNotFoundError(
+                f"`run_dir` {self.path} has no checkpoint to resume from ({self.last_checkpoint}): no epoch was "
+                "finished. Start without --resume."
+            )
+        with explained_disk_errors(self.path, "run_dir"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / LOCK).open("a")
+        with lock:
+            if not _lock(lock):
+                raise OSError(
+                    f"`run_dir` {self.path} is in use by another training. Wait for it, or give another folder."
+                )
+            if resume:
+                self._require_same_settings(settings)
+            else:
+                self._begin(settings)
+            yield
+
+    def _begin(self, settings: dict) -> None:
+        if self.last_checkpoint.exists() or self.preset.exists():
             raise FileExistsError(
                 f"`run_dir` {self.path} holds a run already. Go on with --resume, or give another folder."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.metrics.unlink(missing_ok=True)
         self.write_json(self.config, settings)
 
-    def _check_same_settings(self, settings: dict) -> None:
-        if not self.last_checkpoint.exists():
-            raise FileNotFoundError(
-                f"`run_dir` {self.path} has no checkpoint to resume from ({self.last_checkpoint.name}); no epoch was "
-                "finished. Start again without --resume, in an empty folder."
-            )
-        stored = json.loads(self.config.read_text(encoding="utf-8"))
+    def _require_same_settings(self, settings: dict) -> None:
+        try:
+            stored = dict(json.loads(self.config.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"`resume` needs the settings that the run began with; {self.config} cannot be read: {error}."
+            ) from error
         changed = sorted(
             name
             for name in stored.keys() | settings.keys()
-            if name not in ("resume", "run_dir") and stored.get(name) != settings.get(name)
+            if name not in MAY_CHANGE and stored.get(name) != settings.get(name)
         )
         if changed:
             values = ", ".join(f"{name}: {stored.get(name)!r} -> {settings.get(name)!r}" for name in changed)
             raise ValueError(
-                f"`resume` needs the settings that the run began with; changed: {values}. Use the old ones, or begin a "
-                "new run with --preset pointing here."
+                f"`resume` needs the settings that the run began with, since order and learning rate depend on them; "
+                f"changed: {values}. Use the old ones, or begin a new run with --preset {self.path}."
             )
 
     def append_metrics(self, metrics: dict) -> None:
@@ -95,7 +122,9 @@ class RunFolder:
         """The epochs so far."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        # A line without its end is one that a full disk or a power cut left half written.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def keep_metrics_until(self, num_epochs: int) -> None:
         """Drops lines of epochs that a resumed run will do again."""
@@ -132,3 +161,19 @@ def plot_metrics(metrics: list[dict], path: Path) -> None:
             axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _lock(file: TextIO) -> bool:
+    """Takes a file for this process until it is closed or the process ends; False if another has it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

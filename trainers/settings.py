@@ -3,12 +3,38 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from captioner.images.transform import ResizeMode
 
 Part = Literal["image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings"]
+
+_LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "captions_per_image": 1,
+    "gradient_accumulation_steps": 1,
+    "validation_beams": 1,
+    "max_length": 2,
+    "train_tokenizer": 1,
+    "image_size_px": 1,
+    "hidden_dim": 1,
+    "num_heads": 1,
+    "num_image_layers": 0,
+    "num_layers": 1,
+    "num_validation_captions": 0,
+    "patience": 0,
+    "seed": 0,
+}
+_SHARES = (
+    "dropout",
+    "label_smoothing",
+    "ema_momentum",
+    "warmup_fraction",
+    "final_learning_rate_fraction",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,9 +79,9 @@ class TrainSettings:
     """Most tokens of a training caption, the end token included."""
     train_parts: tuple[Part, ...] = ("image_blocks", "cross_attention", "decoder", "embeddings")
     """Parts that are trained; add image_encoder to fine-tune the image network."""
-
     frozen_until: str | None = None
-    """With image_encoder in --train-parts: the layer of the image encoder up to which it stays frozen all the same."""
+    """With image_encoder in --train-parts: the layer of the image encoder up to which it stays frozen all
+    the same."""
 
     epochs: int = 15
     """Passes over the training images."""
@@ -104,30 +130,26 @@ class TrainSettings:
     """Storage of the exported preset's weights."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "captions_per_image",
-            "gradient_accumulation_steps",
-            "validation_beams",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1; received {name}={getattr(self, name)}.")
+        for name, least in _LEAST.items():
+            self._require(name, lambda value, least=least: value >= least, f"at least {least}")
         for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must be above 0; received {name}={getattr(self, name)}.")
-        for name in ("label_smoothing", "ema_momentum", "warmup_fraction", "final_learning_rate_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 0 and below 1; received {name}={getattr(self, name)}."
-                )
+            self._require(name, lambda value: 0 < value < math.inf, "above 0")
+        self._require("weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
+        for name in _SHARES:
+            self._require(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
         if self.frozen_until is not None and "image_encoder" not in self.train_parts:
             raise ValueError(
-                f"`frozen_until` needs image_encoder among the train_parts; received frozen_until={self.frozen_until!r} and "
-                f"train_parts={self.train_parts}."
+                f"`frozen_until` needs image_encoder among the train_parts; received "
+                f"frozen_until={self.frozen_until!r} and train_parts={self.train_parts}."
             )
         if not self.train_parts:
             raise ValueError("`train_parts` must name at least one part; received none.")
+
+    def _require(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
+        """Refuses a number that breaks its rule; None stands for the architecture's own."""
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise ValueError(f"`{name}` must be {rule}; received {name}={value}.")
 
     def to_dict(self) -> dict:
         """The settings as JSON values."""

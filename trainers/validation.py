@@ -3,6 +3,7 @@
 Axes: B images, G texts per image, T text positions, V vocabulary.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from keras import ops
 from captioner.model import ImageCaptioner
 from captioner.model.inference import compile_inference
 from captioner.sampling import BeamSearch
+
+log = logging.getLogger("captioner")
 
 
 class Validator:
@@ -60,6 +63,7 @@ class Validator:
             return ops.sum(-log_probs * weight), ops.sum(correct * weight), ops.sum(weight)
 
         self._sums = compile_inference(captioner, sums)
+        self._told = False
 
     def __call__(self) -> tuple[dict[str, float], dict[int, str]]:
         """Runs over the validation images once.
@@ -91,7 +95,10 @@ class Validator:
             from captioner.evaluation import quick_scores
 
             scores = quick_scores(captions, {index: self.references[index] for index in captions})
-        except ImportError:
+        except ImportError as error:
+            if not self._told:
+                log.warning("No BLEU and CIDEr, so the best epoch is the one with the lowest loss: %s", error)
+            self._told = True
             return {}
         return {"val_bleu_4": scores["BLEU-4"], "val_cider": scores["CIDEr"]}
 

@@ -1,0 +1,307 @@
+"""Whole runs of a tiny captioner: what the run folder holds, what stops a run, and how it goes on."""
+
+import json
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner.model import ImageCaptioner
+from trainers import callbacks, csv_trainer
+from trainers.callbacks import DivergenceError, Progress
+from trainers.checkpoint import CheckpointError
+from trainers.run_folder import RunFolder
+
+RANDOMNESS = {
+    "dropout": 0.2,
+    "ema_momentum": 0.9,
+    "horizontal_flip": True,
+    "min_crop_area": 0.5,
+    "color_jitter": 0.2,
+}
+FROM_IMAGES = {"epochs": 3, "validation_split": 0.3, "learning_rate": 3e-3, **RANDOMNESS}
+FROM_FEATURES = {**FROM_IMAGES, "cache_features": True, "cache_views": 3}
+
+
+@pytest.fixture(scope="session")
+def finished(train, tmp_path_factory):
+    """The folder of a finished run of three epochs, and the metrics of its best one."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    return folder, train(folder, **FROM_IMAGES)
+
+
+@pytest.fixture
+def killed_in_epoch(monkeypatch):
+    """Function `(number)` that makes training stop, as by Ctrl-C, in the middle of that epoch."""
+
+    def prepare(number):
+        step_end = Progress.on_train_batch_end
+
+        def stop(self, batch, logs=None):
+            step_end(self, batch, logs)
+            if (self.epoch, batch) == (number - 1, 1):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Progress, "on_train_batch_end", stop)
+        return monkeypatch
+
+    return prepare
+
+
+def read_checkpoint(path):
+    with h5py.File(path) as file:
+        values = {f"{group}/{name}": file[group][name][()] for group in file for name in file[group]}
+        return values, json.loads(file.attrs["state"])
+
+
+def read_metrics(folder):
+    """Metrics of each epoch without its times, which no two runs share."""
+    timed = ("train_seconds", "captions_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in RunFolder(folder).read_metrics()]
+
+
+def assert_same_run(folder, expected):
+    assert read_metrics(folder) == read_metrics(expected)
+    for name in ("last", "best"):
+        values, state = read_checkpoint(folder / "checkpoints" / f"{name}.h5")
+        expected_values, expected_state = read_checkpoint(expected / "checkpoints" / f"{name}.h5")
+        assert state == expected_state
+        assert values.keys() == expected_values.keys()
+        for key, value in values.items():
+            np.testing.assert_array_equal(value, expected_values[key], err_msg=key)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, finished, killed_in_epoch, tmp_path):
+    with killed_in_epoch(3).context() as patch, pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", **FROM_IMAGES)
+    patch.undo()
+    assert len(read_metrics(tmp_path / "run")) == 2
+    assert train(tmp_path / "run", **FROM_IMAGES, resume=True)["epoch"] == finished[1]["epoch"]
+    assert_same_run(tmp_path / "run", finished[0])
+
+
+def test_a_resumed_run_from_cached_features_equals_an_uninterrupted_one(train, killed_in_epoch, tmp_path):
+    train(tmp_path / "whole", **FROM_FEATURES)
+    with killed_in_epoch(3).context() as patch, pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", **FROM_FEATURES)
+    patch.undo()
+    train(tmp_path / "run", **FROM_FEATURES, resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_training_and_dropout_change_the_weights(finished, tiny_preset):
+    """Guards the two tests above: runs that do nothing are equal too."""
+    values, state = read_checkpoint(finished[0] / "checkpoints" / "last.h5")
+    assert state["epoch"] == 3
+    before = ImageCaptioner.from_preset(str(tiny_preset)).backbone
+    after = ImageCaptioner.from_preset(str(finished[0])).backbone
+    kernel = before.decoder.blocks[0].query_key_value.kernel
+    assert np.abs(np.array(kernel) - np.array(after.decoder.blocks[0].query_key_value.kernel)).max() > 1e-3
+    # The image encoder is frozen by default.
+    np.testing.assert_array_equal(before.image_encoder.get_weights()[0], after.image_encoder.get_weights()[0])
+    seeds = [v for v in values.values() if v.dtype.kind == "u" and v.shape == (2,)]
+    assert len(seeds) >= 3 and all(seed[1] > 0 for seed in seeds)
+
+
+def test_the_run_folder_holds_what_explains_the_run(finished):
+    folder, best = finished
+    config = json.loads((folder / "config.json").read_text())
+    assert config["epochs"] == 3 and config["horizontal_flip"] is True
+    report = json.loads((folder / "data_report.json").read_text())
+    assert report["train"]["num_images"] == 10 and report["train"]["num_captions"] == 19
+    lines = RunFolder(folder).read_metrics()
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    expected = {
+        "loss",
+        "val_loss",
+        "val_perplexity",
+        "val_token_accuracy",
+        "val_bleu_4",
+        "val_cider",
+        "learning_rate",
+    }
+    assert all(expected <= line.keys() for line in lines)
+    assert lines[0]["val_perplexity"] == pytest.approx(np.exp(lines[0]["val_loss"]))
+    assert best == max(lines, key=lambda line: (line["val_cider"], -line["val_loss"]))
+    for name, least in (("metrics.png", 300), ("validation.png", 50)):
+        with Image.open(folder / name) as image:
+            assert image.width >= least
+    assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.h5", "best.h5"}
+
+
+def test_the_exported_preset_has_the_averaged_weights_of_the_best_epoch(finished, photos):
+    folder, best = finished
+    captioner = ImageCaptioner.from_preset(str(folder))
+    values, state = read_checkpoint(folder / "checkpoints" / "best.h5")
+    assert state["epoch"] == best["epoch"]
+    stored = [values[f"model/{i:05d}"] for i, v in enumerate(captioner.variables)]
+    for variable, value in zip(captioner.variables, stored, strict=True):
+        if "seed_generator" not in variable.path:
+            np.testing.assert_array_equal(np.array(variable), value, err_msg=variable.path)
+    assert captioner.caption([photos / "0.png"])[0][0].log_prob < 0
+
+
+def test_a_run_folder_can_be_fine_tuned(finished, train, tmp_path):
+    before = RunFolder(finished[0]).read_metrics()[-1]["loss"]
+    after = train(
+        tmp_path / "run", preset=str(finished[0]), learning_rate=1e-6, label_smoothing=0.0, dropout=0.0
+    )
+    assert after["loss"] < before
+    assert ImageCaptioner.from_preset(str(tmp_path / "run")).backbone.dropout == 0.0
+
+
+def test_a_second_run_in_the_folder_is_refused(finished, train):
+    before = (finished[0] / "config.json").read_text()
+    with pytest.raises(
+        FileExistsError, match=r"holds a run already. Go on with --resume, or give another folder"
+    ):
+        train(finished[0], epochs=2)
+    assert (finished[0] / "config.json").read_text() == before
+
+
+def test_resuming_with_other_settings_names_each_of_them(finished, train):
+    with pytest.raises(
+        ValueError, match=r"epochs: 3 -> 5, seed: 0 -> 1\. Use the old ones, or begin a new run with --preset"
+    ):
+        train(finished[0], **FROM_IMAGES | {"epochs": 5, "seed": 1}, resume=True)
+
+
+def test_resuming_with_other_captions_is_refused(finished, train, photos, tmp_path):
+    table = photos / "captions.csv"
+    before = table.read_text()
+    try:
+        table.write_text(before.replace("dog", "cat"))
+        with pytest.raises(
+            ValueError, match="`resume` needs the images and captions that the run began with"
+        ):
+            train(finished[0], **FROM_IMAGES, resume=True)
+    finally:
+        table.write_text(before)
+
+
+def test_resuming_a_finished_run_exports_again_and_trains_no_more(finished, train, monkeypatch):
+    monkeypatch.setattr(keras.Model, "fit", None)
+    assert train(finished[0], **FROM_IMAGES, resume=True) == finished[1]
+
+
+def test_a_damaged_checkpoint_stops_a_resumed_run_and_nothing_is_overwritten(finished, train, tmp_path):
+    last = finished[0] / "checkpoints" / "last.h5"
+    whole, metrics = last.read_bytes(), (finished[0] / "metrics.jsonl").read_bytes()
+    try:
+        last.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match=r"last.h5 is not a whole checkpoint"):
+            train(finished[0], **FROM_IMAGES, resume=True)
+        assert (finished[0] / "metrics.jsonl").read_bytes() == metrics
+        assert last.read_bytes() == whole[: len(whole) // 2]
+    finally:
+        last.write_bytes(whole)
+
+
+def test_nothing_to_resume_is_an_error_that_leaves_no_folder(train, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+        train(tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_at_its_step(train, tmp_path):
+    with pytest.raises(DivergenceError, match=r"The loss became (nan|inf) at step [2-4] of epoch 1\."):
+        train(tmp_path / "run", learning_rate=1e30, warmup_fraction=0.0, clip_norm=1e30)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_checkpoint(
+    train, monkeypatch, tmp_path
+):
+    show = callbacks.EndOfEpoch._require_finite_weights
+
+    def poison(self, number):
+        if number == 2:
+            self.model.trainable_variables[-1].assign(self.model.trainable_variables[-1] * np.nan)
+        show(self, number)
+
+    monkeypatch.setattr(callbacks.EndOfEpoch, "_require_finite_weights", poison)
+    with pytest.raises(DivergenceError, match="no longer numbers after the last step of epoch 2"):
+        train(tmp_path / "run", epochs=3)
+    values, state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.h5")
+    assert state["epoch"] == 1
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+def test_patience_ends_a_run_that_gets_no_better_also_when_it_is_resumed(train, tmp_path, monkeypatch):
+    stalled = {
+        "epochs": 6,
+        "patience": 2,
+        "validation_split": 0.3,
+        "learning_rate": 1e-20,
+        "weight_decay": 0.0,
+    }
+    assert train(tmp_path / "run", **stalled)["epoch"] == 1
+    assert len(read_metrics(tmp_path / "run")) == 3
+    monkeypatch.setattr(keras.Model, "fit", None)
+    assert train(tmp_path / "run", **stalled, resume=True)["epoch"] == 1
+
+
+def test_without_validation_images_the_last_epoch_is_exported(train, tmp_path, caplog):
+    assert train(tmp_path / "run", epochs=2)["epoch"] == 2
+    assert "No validation images: the last epoch will be exported" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_exports_float32(train, tmp_path, dtype):
+    best = train(tmp_path / "run", dtype=dtype, validation_split=0.3, learning_rate=3e-3)
+    assert np.isfinite([best["loss"], best["val_loss"]]).all()
+    backbone = ImageCaptioner.from_preset(str(tmp_path / "run")).backbone
+    assert backbone.dtype_policy.name == "float32"
+    values, _ = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.h5")
+    assert any(key.startswith("optimizer/") for key in values)
+
+
+def test_a_partly_frozen_encoder_trains_alike_from_images_and_from_cached_features(train, tmp_path):
+    partly = {
+        "train_parts": ("image_encoder", "image_blocks", "decoder"),
+        "frozen_until": "cells",
+        "validation_split": 0.3,
+        "dropout": 0.0,
+        "learning_rate": 1e-2,
+    }
+    plain = train(tmp_path / "plain", **partly)
+    cached = train(tmp_path / "cached", **partly, cache_features=True)
+    for name in ("loss", "val_loss"):
+        assert cached[name] == pytest.approx(plain[name], abs=1e-3)  # the cache holds float16
+    encoders = [
+        ImageCaptioner.from_preset(str(tmp_path / name)).backbone.image_encoder
+        for name in ("plain", "cached")
+    ]
+    cells, mixes = ([encoder.get_layer(name).kernel for encoder in encoders] for name in ("cells", "mix"))
+    np.testing.assert_array_equal(cells[0], cells[1])
+    np.testing.assert_allclose(mixes[0], mixes[1], atol=3e-3)
+
+
+def test_an_image_that_disappears_after_the_check_is_named(train, photos, monkeypatch, tmp_path):
+    build = csv_trainer.build_captioner
+    path = photos / "4.png"
+    content = path.read_bytes()
+
+    def remove_and_build(*arguments):
+        path.unlink()
+        return build(*arguments)
+
+    monkeypatch.setattr(csv_trainer, "build_captioner", remove_and_build)
+    try:
+        with pytest.raises(ValueError, match=r"became unusable: .*4\.png: missing file"):
+            train(tmp_path / "run")
+    finally:
+        path.write_bytes(content)
+
+
+def test_too_many_bad_rows_leave_their_report_and_a_folder_that_can_be_used_again(train, photos, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text((photos / "captions.csv").read_text() + "gone.png,a dog\n")
+    with pytest.raises(ValueError, match=r"missing file.*\n.*the limit is max_bad_fraction=1\.00%"):
+        train(tmp_path / "run", csv=table)
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert report["train"]["problems"][0]["item"].endswith("gone.png")
+    assert train(tmp_path / "run", csv=table, max_bad_fraction=0.1)["epoch"] == 1
