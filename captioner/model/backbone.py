@@ -17,6 +17,17 @@ PARTS = ("image_encoder", "image_blocks", "cross_attention", "decoder", "embeddi
 """The parts of a captioner that can be frozen one by one."""
 
 
+class _FeatureModel(keras.Model):
+    """See `CaptionerBackbone.feature_model`.
+
+    `logits` is a function from `(inputs, training)`. The functional graph would hand `training` on to the trained
+    rest of the image encoder, which shall keep its batch statistics.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        return self.logits(inputs, training)
+
+
 @keras.saving.register_keras_serializable("captioner")
 class CaptionerBackbone(keras_hub.models.Backbone):
     """An image encoder whose feature map, read as a sequence, is cross-attended by a GPT-2.
@@ -143,7 +154,17 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         """
         cached = keras.Input(split.frozen.output_shape[1:], name="images")
         inputs, hidden = self._text_graph(split.feature_map(cached))
-        return keras.Model({"images": cached, **inputs}, self.token_embedding(hidden, reverse=True))
+
+        def logits(inputs, training):
+            image_tokens = self.image_tokens(split.feature_map(inputs["images"]), training=training)
+            hidden = self.decoder(
+                inputs["token_ids"], inputs["padding_mask"], image_tokens, training=training
+            )
+            return self.decoder.logits(hidden)
+
+        model = _FeatureModel({"images": cached, **inputs}, self.token_embedding(hidden, reverse=True))
+        model.logits = logits
+        return model
 
     @property
     def input_spec(self):
@@ -156,7 +177,11 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             inputs = dict(inputs)
             for key in ("token_ids", "padding_mask"):
                 inputs[key] = keras.ops.expand_dims(inputs[key], 1)
-        outputs = super().call(inputs, training=training, mask=mask)
+        # Not the functional graph's own way, which would hand `training` on to an encoder that shall not see it.
+        images = keras.ops.cast(inputs["images"], "float32")
+        features = self.image_encoder(images, training=training if self.train_batch_norm else False)
+        image_tokens = self.image_tokens(features, training=training)
+        outputs = self.decoder(inputs["token_ids"], inputs["padding_mask"], image_tokens, training=training)
         return keras.ops.squeeze(outputs, 1) if squeeze else outputs
 
     def set_trainable_parts(self, parts: Iterable[str], frozen_until: str | None = None) -> None:

@@ -40,9 +40,11 @@ def split_image_encoder(encoder: keras.Model, frozen_until: str | None = None) -
     names = [layer.name for layer in encoder.layers]
     if frozen_until not in names:
         raise ValueError(
-            f"`frozen_until` must be a layer of the image encoder ({names[1]} ... {names[-1]}); received {frozen_until!r}."
+            f"`frozen_until` must be a layer of the image encoder ({names[0]} ... {names[-1]}); received {frozen_until!r}."
         )
     features = encoder.get_layer(frozen_until).output
+    if features is encoder.output:
+        return EncoderSplit(encoder, None)
     try:
         return EncoderSplit(keras.Model(encoder.input, features), keras.Model(features, encoder.output))
     except ValueError as error:

@@ -112,7 +112,8 @@ def test_cached_features_give_the_same_logits():
     model = tiny_captioner(image_encoder=deep_encoder())
     split = split_image_encoder(model.backbone.image_encoder, "front_norm")
     batch = random_batch(model, 2, 3, 5)
-    cached = batch | {"images": split.frozen(batch["images"], training=False)}
+    cached = {key: keras.ops.convert_to_tensor(value) for key, value in batch.items()}
+    cached["images"] = split.frozen(batch["images"], training=False)
     logits = keras.ops.convert_to_numpy(model.backbone.feature_model(split)(cached, training=False))
     np.testing.assert_allclose(logits, logits_of(model, batch), atol=1e-5)
 
@@ -134,10 +135,32 @@ def test_one_step_beside_a_frozen_embedding_moves_special_tokens_only():
 
 @pytest.mark.parametrize("train_batch_norm", [False, True])
 def test_batch_statistics_are_learned_only_on_demand(train_batch_norm):
+    """A functional graph hands its `training` on to nested models, whatever they were built with."""
     model = tiny_captioner(image_encoder=deep_encoder(), train_batch_norm=train_batch_norm)
     mean = next(v for v in model.variables if v.path == "front_norm/moving_mean")
-    model(random_batch(model, 2, 1, 3), training=True)
+    batch = random_batch(model, 2, 1, 3)
+    trained = keras.ops.convert_to_numpy(model(batch, training=True))
     assert (np.abs(keras.ops.convert_to_numpy(mean)).max() > 0) == train_batch_norm
+    if not train_batch_norm:
+        np.testing.assert_allclose(trained, logits_of(model, batch), atol=1e-5)
+
+
+def test_training_from_cached_features_keeps_the_batch_statistics():
+    model = tiny_captioner(image_encoder=deep_encoder())
+    split = split_image_encoder(model.backbone.image_encoder, "front")
+    from_features = model.backbone.feature_model(split)
+    model.backbone.set_trainable_parts(["image_encoder"], frozen_until="front")
+    mean = next(v for v in model.variables if v.path == "front_norm/moving_mean")
+    gamma = next(v for v in model.variables if v.path == "front_norm/gamma")
+    before = keras.ops.convert_to_numpy(gamma).copy()
+    batch = random_batch(model, 2, 2, 4)
+    targets = batch["token_ids"]
+    batch["images"] = keras.ops.convert_to_numpy(split.frozen(batch["images"], training=False))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    from_features.compile(keras.optimizers.Adam(0.1), loss, run_eagerly=True, jit_compile=False)
+    from_features.train_on_batch(batch, targets)
+    assert np.abs(keras.ops.convert_to_numpy(mean)).max() == 0
+    assert np.abs(keras.ops.convert_to_numpy(gamma) - before).max() > 0
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "mixed_float16", "float16"])

@@ -45,5 +45,5 @@ def test_a_layer_that_a_path_leads_around_is_refused(encoder):
 
 
 def test_an_unknown_layer_is_refused_with_the_names_there_are(encoder):
-    with pytest.raises(ValueError, match=r"stem \.\.\. head.*received 'block7'"):
+    with pytest.raises(ValueError, match=r"input_layer.* \.\.\. head.*received 'block7'"):
         split_image_encoder(encoder, "block7")
