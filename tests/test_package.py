@@ -112,7 +112,7 @@ def test_each_photo_opens_and_has_its_licence_written_down(photo):
     height, width, channels = read_image(photo).shape
     assert max(height, width) <= 640 and channels == 3
     (row,) = [line for line in (photo.parent / "README.md").read_text().splitlines() if photo.name in line]
-    assert any(licence in row for licence in ("CC0 1.0", "CC BY 2.0", "public domain"))
+    assert any(licence in row for licence in ("CC0 1.0", "CC BY 2.0", "CC BY 4.0", "public domain"))
 
 
 def test_constraints_fix_every_direct_dependency_to_one_version():
