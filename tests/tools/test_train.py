@@ -105,7 +105,10 @@ def test_a_run_says_what_it_trains_where_the_preset_is_and_how_to_use_it_and_not
 def test_ctrl_c_keeps_the_last_checkpoint_says_one_line_and_the_run_goes_on(workplace):
     folder = workplace / "interrupted"
     words = command(workplace, str(folder), "--epochs", "2000", "--num-validation-captions", "1")
-    process = start(words, workplace)
+    # A job in the background is started with SIGINT ignored, and would hand that on.
+    process = start(
+        words, workplace, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    )
     wait_until(lambda: (folder / "checkpoints" / "last.h5").exists() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

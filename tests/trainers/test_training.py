@@ -1,5 +1,6 @@
 """Whole runs of a tiny captioner: what the run folder holds, what stops a run, and how it goes on."""
 
+import contextlib
 import json
 
 import h5py
@@ -32,22 +33,19 @@ def finished(train, tmp_path_factory):
     return folder, train(folder, **FROM_IMAGES)
 
 
-@pytest.fixture
-def killed_in_epoch(monkeypatch):
-    """Function `(number)` that makes training stop, as by Ctrl-C, in the middle of that epoch."""
+@contextlib.contextmanager
+def killed_in_epoch(number):
+    """Stops the training of the block, as Ctrl-C does, in the middle of that epoch."""
+    step_end = Progress.on_train_batch_end
 
-    def prepare(number):
-        step_end = Progress.on_train_batch_end
+    def stop(self, batch, logs=None):
+        step_end(self, batch, logs)
+        if (self.epoch, batch) == (number - 1, 1):
+            raise KeyboardInterrupt
 
-        def stop(self, batch, logs=None):
-            step_end(self, batch, logs)
-            if (self.epoch, batch) == (number - 1, 1):
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(Progress, "on_train_batch_end", stop)
-        return monkeypatch
-
-    return prepare
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "on_train_batch_end", stop)
+        yield
 
 
 def read_checkpoint(path):
@@ -73,20 +71,18 @@ def assert_same_run(folder, expected):
             np.testing.assert_array_equal(value, expected_values[key], err_msg=key)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, finished, killed_in_epoch, tmp_path):
-    with killed_in_epoch(3).context() as patch, pytest.raises(KeyboardInterrupt):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, finished, tmp_path):
+    with killed_in_epoch(3):
         train(tmp_path / "run", **FROM_IMAGES)
-    patch.undo()
     assert len(read_metrics(tmp_path / "run")) == 2
     assert train(tmp_path / "run", **FROM_IMAGES, resume=True)["epoch"] == finished[1]["epoch"]
     assert_same_run(tmp_path / "run", finished[0])
 
 
-def test_a_resumed_run_from_cached_features_equals_an_uninterrupted_one(train, killed_in_epoch, tmp_path):
+def test_a_resumed_run_from_cached_features_equals_an_uninterrupted_one(train, tmp_path):
     train(tmp_path / "whole", **FROM_FEATURES)
-    with killed_in_epoch(3).context() as patch, pytest.raises(KeyboardInterrupt):
+    with killed_in_epoch(3):
         train(tmp_path / "run", **FROM_FEATURES)
-    patch.undo()
     train(tmp_path / "run", **FROM_FEATURES, resume=True)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
