@@ -3,7 +3,6 @@
 Axes: B images, G texts per image, N captions per image, L text positions, V vocabulary.
 """
 
-import itertools
 import os
 from collections.abc import Callable, Sequence
 
@@ -225,7 +224,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         token_ids, padding_mask = inputs["token_ids"], ops.cast(inputs["padding_mask"], "bool")
         self._require_positions(token_ids.shape[1] - 1)
         # KerasHub's samplers look for stop tokens in unfilled positions too.
-        filler = next(i for i in itertools.count() if i not in (stop_token_ids or ()))
+        stops = tuple(stop_token_ids or ())
+        filler = min(set(range(len(stops) + 1)).difference(stops))
         token_ids = ops.where(padding_mask, token_ids, ops.cast(filler, token_ids.dtype))
         backbone = self.backbone
         image_tokens = backbone.encode_images(inputs["images"])
@@ -258,7 +258,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
             model=self,
         )
         is_stop = ops.zeros_like(padding_mask)
-        for stop_token_id in stop_token_ids or ():
+        for stop_token_id in stops:
             is_stop = ops.logical_or(is_stop, token_ids == stop_token_id)
         is_stop = ops.cast(ops.logical_and(is_stop, ops.arange(length)[None, :] >= lengths[:, None]), "int32")
         stopped_before = ops.cumsum(is_stop, axis=-1) - is_stop

@@ -48,7 +48,7 @@ def test_fit_reads_paths_and_several_captions_for_an_image(tmp_path, fitted):
     assert once["loss"] == pytest.approx(twice["loss"], rel=1e-3)
 
 
-def test_a_batch_of_one_line_gives_the_same_captions_as_batches_of_one(model):
+def test_a_batch_gives_the_captions_that_its_images_give_one_by_one(model):
     sampler = BeamSearch(num_beams=3, max_length=6)
     together = model.caption(IMAGES, sampler, num_captions=2, batch_size=3)
     alone = [model.caption([image], sampler, num_captions=2)[0] for image in IMAGES]
