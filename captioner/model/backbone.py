@@ -162,7 +162,9 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             )
             return self.decoder.logits(hidden)
 
-        model = _FeatureModel({"images": cached, **inputs}, self.token_embedding(hidden, reverse=True))
+        outputs = self.token_embedding(hidden, reverse=True)
+        # TensorFlow refuses the name that Keras would make of the class's leading underscore.
+        model = _FeatureModel({"images": cached, **inputs}, outputs, name="feature_model")
         model.logits = logits
         return model
 
