@@ -106,6 +106,9 @@ def uniform_draws(seed: int, num_captions: int, max_length: int) -> np.ndarray:
 def draw_token(logits, uniforms, settings: NucleusSampling):
     """Draws one token per row by inverting the cumulative distribution of the truncated, sharpened softmax.
 
+    The distribution is summed in the order of the vocabulary, not of the probabilities: rounding swaps tokens that are
+    all but equally likely, and would draw another one on another backend. Tokens that tie with the last one kept are kept.
+
     Args:
         logits: float32 tensor `(R, V)`.
         uniforms: float32 tensor `(R,)` in [0, 1).
@@ -115,20 +118,18 @@ def draw_token(logits, uniforms, settings: NucleusSampling):
         int32 tensor `(R,)`.
     """
     vocabulary_size = logits.shape[-1]
-    num_kept = min(settings.top_k or vocabulary_size, vocabulary_size)
-    sorted_logits, token_ids = ops.top_k(logits / settings.temperature, num_kept)
-    probs = ops.softmax(sorted_logits, axis=-1)
-    before = ops.cumsum(probs, axis=-1) - probs
+    logits = logits / settings.temperature
+    likeliest, _ = ops.top_k(logits, min(settings.top_k or vocabulary_size, vocabulary_size))
+    probs = ops.softmax(likeliest, axis=-1)
     # The token that crosses top_p belongs to the nucleus, so the first one always does.
-    probs = ops.where(before < settings.top_p, probs, 0.0)
-    cumulative = ops.cumsum(probs, axis=-1)
+    num_kept = ops.sum(ops.cast(ops.cumsum(probs, axis=-1) - probs < settings.top_p, "int32"), axis=-1)
+    kept = logits >= ops.take_along_axis(likeliest, num_kept[:, None] - 1, axis=1)
+    cumulative = ops.cumsum(ops.where(kept, ops.exp(logits - likeliest[:, :1]), 0.0), axis=-1)
+    # The first token whose cumulative weight exceeds the threshold; the last one kept at the latest.
     threshold = uniforms[:, None] * cumulative[:, -1:]
-    # The first token whose cumulative probability exceeds the threshold; the last of the nucleus at the
-    # latest.
     position = ops.sum(ops.cast(cumulative <= threshold, "int32"), axis=-1)
-    last = ops.sum(ops.cast(probs > 0, "int32"), axis=-1) - 1
-    position = ops.minimum(position, last)
-    return ops.cast(ops.take_along_axis(token_ids, position[:, None], axis=1)[:, 0], "int32")
+    last_kept = ops.max(ops.where(kept, ops.arange(vocabulary_size), 0), axis=-1)
+    return ops.minimum(position, ops.cast(last_kept, "int32"))
 
 
 def _generated_lengths(token_ids, prompt_mask, end_token_ids):

@@ -46,11 +46,24 @@ def test_tokens_are_as_frequent_as_the_truncated_distribution_says(tenths, top_p
 
 
 def test_the_token_that_crosses_top_p_belongs_to_the_nucleus():
-    logits = np.log([0.125, 0.5, 0.25, 0.125])
+    logits = np.log([0.13, 0.5, 0.25, 0.12])
     np.testing.assert_array_equal(frequencies(logits, NucleusSampling(top_p=0.49)) > 0, [0, 1, 0, 0])
     np.testing.assert_array_equal(frequencies(logits, NucleusSampling(top_p=0.51)) > 0, [0, 1, 1, 0])
     np.testing.assert_array_equal(frequencies(logits, NucleusSampling(top_p=0.76)) > 0, [1, 1, 1, 0])
     np.testing.assert_allclose(frequencies(logits, NucleusSampling(top_p=1.0)), np.exp(logits), atol=1e-3)
+
+
+def test_tokens_that_tie_with_the_last_one_of_the_nucleus_are_kept():
+    logits = np.log([0.125, 0.5, 0.25, 0.125])
+    np.testing.assert_array_equal(frequencies(logits, NucleusSampling(top_p=0.76)) > 0, [1, 1, 1, 1])
+
+
+def test_draws_do_not_depend_on_which_of_two_all_but_equal_tokens_is_likelier():
+    logits = np.zeros((1, 5), "float32")
+    nudged = logits + np.array([[0, 1e-6, 0, 1e-6, 0]], "float32")
+    for uniform in np.linspace(0.05, 0.95, 7, dtype="float32"):
+        uniforms, sampling = np.array([uniform]), NucleusSampling(top_p=1.0)
+        assert draw_token(logits, uniforms, sampling) == draw_token(nudged, uniforms, sampling)
 
 
 def test_the_largest_random_number_draws_a_token_of_the_nucleus():
