@@ -61,7 +61,7 @@ def test_tokens_that_tie_with_the_last_one_of_the_nucleus_are_kept():
 def test_draws_do_not_depend_on_which_of_two_all_but_equal_tokens_is_likelier():
     logits = np.zeros((1, 5), "float32")
     nudged = logits + np.array([[0, 1e-6, 0, 1e-6, 0]], "float32")
-    for uniform in np.linspace(0.05, 0.95, 7, dtype="float32"):
+    for uniform in np.array([0.1, 0.3, 0.5, 0.7, 0.9], "float32"):  # the middles of the five shares
         uniforms, sampling = np.array([uniform]), NucleusSampling(top_p=1.0)
         assert draw_token(logits, uniforms, sampling) == draw_token(nudged, uniforms, sampling)
 
