@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+DEFAULT_PRESET = "flickr8k_lite0"
+"""The bundled preset that commands use when none is named."""
+
 _PACKAGE = Path(__file__).resolve().parent
 _PRESETS = (_PACKAGE / "res" / "presets", _PACKAGE.parent / "res" / "presets")
 

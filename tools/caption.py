@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from captioner.images import ImageError, read_image
+from captioner.resources import DEFAULT_PRESET
 from captioner.sampling import BeamSearch, DecodingSettings, Greedy, NucleusSampling
 from tools.errors import UsageError
 from tools.inputs import ImageInput, find_images
@@ -41,7 +42,7 @@ class CaptionCommand:
     """Files, folders, globs in quotes, lists of paths (.txt, .csv, .tsv), or - for standard input."""
     output: str | None = None
     """A .jsonl, .csv or .json (COCO results) file; images it has are skipped. Default: the terminal."""
-    preset: str = "flickr8k_lite0"
+    preset: str = DEFAULT_PRESET
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
     num_captions: int = 1
     """Captions for each image, best first."""

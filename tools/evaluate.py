@@ -17,6 +17,7 @@ from captioner.evaluation import (
 )
 from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
+from captioner.resources import DEFAULT_PRESET
 from tools.errors import UsageError
 
 
@@ -36,7 +37,7 @@ class EvaluateCommand:
     """Table of images and reference captions: CSV, TSV, COCO captions JSON or Karpathy's JSON."""
     images: Path | None = None
     """Folder that the table's image names start from; by default the table's own."""
-    preset: str = "flickr8k_lite0"
+    preset: str = DEFAULT_PRESET
     """The model: name of a preset, or folder of one (a training run's folder too)."""
     predictions: Path | None = None
     """Captions to score in place of a model's: COCO results JSON, JSON lines (.jsonl) or a CSV with image and

@@ -50,7 +50,7 @@ class Validator:
         self.references = references
         self.encode = encode
         self.sampler = BeamSearch(
-            num_beams=num_beams, max_length=min(max_length, captioner.backbone.max_sequence_length - 1)
+            num_beams=num_beams, max_length=min(max_length, captioner.backbone.max_sequence_length)
         )
         self.num_captioned = num_captioned or len(references)
 

@@ -84,7 +84,7 @@ def test_a_sample_is_spread_over_the_images(captioner, images):
 
 
 def test_captions_longer_than_the_model_reads_are_not_asked_for(captioner, images):
-    assert validator(captioner, images, max_length=99).sampler.max_length == 16
+    assert validator(captioner, images, max_length=99).sampler.max_length == 17
 
 
 def test_the_weights_of_the_moment_are_measured(captioner, images):
