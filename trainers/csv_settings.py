@@ -15,6 +15,8 @@ class CsvTrainSettings(TrainSettings):
     """Table of images and captions: CSV, TSV, JSON lines, COCO captions JSON, or Karpathy's dataset JSON."""
     images: Path | None = None
     """Folder that image names start from; by default the table's folder."""
+    split: str | None = None
+    """Split of the table to train on, "all" for every row; by default train, where the table tells splits apart."""
     validation_csv: Path | None = None
     """Table of validation images and captions, of the same format."""
     validation_images: Path | None = None

@@ -53,13 +53,13 @@ def _read_data(
 ) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
     columns = {"image_column": settings.image_column, "caption_column": settings.caption_column}
     splits = find_splits(settings.csv)
-    split = _choose_split(splits, "train")
+    split = settings.split or _choose_split(splits, "train")
     tables = {"train": read_captions(settings.csv, settings.images, split=split, **columns)}
     if settings.validation_csv is not None:
         folder = settings.validation_images or settings.images
         split = _choose_split(find_splits(settings.validation_csv), "val")
         tables["validation"] = read_captions(settings.validation_csv, folder, split=split, **columns)
-    elif not settings.validation_split and _choose_split(splits, "val"):
+    elif not settings.validation_split and split == "train" and _choose_split(splits, "val"):
         tables["validation"] = read_captions(settings.csv, settings.images, split="val", **columns)
     checked = {name: check_data(records, cache_dir=settings.cache_dir) for name, records in tables.items()}
     write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
@@ -146,6 +146,7 @@ def _training_data(
         steps_per_epoch=num_steps(len(training), settings.batch_size),
         validation=validation_batches,
         validation_paths=tuple(str(image.path) for image in validation),
+        training_references=tuple(image.captions for image in training),
         validation_references=tuple(image.captions for image in validation),
         split=split,
     )

@@ -17,6 +17,7 @@ from trainers.checkpoint import load_checkpoint
 from trainers.optimization import CaptionLoss, build_optimizer
 from trainers.records import Problem
 from trainers.run_folder import RunFolder
+from trainers.self_critical import SelfCriticalModel
 from trainers.settings import TrainSettings
 from trainers.validation import Validator
 
@@ -45,6 +46,8 @@ class TrainingData:
     """Validation image files, in the same order."""
     validation_references: tuple = ()
     """The captions of each of them."""
+    training_references: tuple = ()
+    """The captions of each training image."""
     split: EncoderSplit | None = None
     """How the image encoder is split, if `x["images"]` holds the features of its frozen part."""
 
@@ -68,10 +71,15 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
         OSError: If the disk is full.
     """
     model = training_model(captioner, data.split)
-    optimizer = build_optimizer(settings, settings.epochs * data.steps_per_epoch)
+    encode = feature_encoder(captioner, data.split) if data.split else captioner.backbone.encode_images
+    loss = CaptionLoss(settings.label_smoothing)
     # XLA pays on accelerators; on a processor the gradients of convolutions ran ten times slower with it.
     jit_compile = bool(_accelerators()) if keras.config.backend() == "tensorflow" else "auto"
-    model.compile(optimizer=optimizer, loss=CaptionLoss(settings.label_smoothing), jit_compile=jit_compile)
+    if settings.objective == "self_critical":
+        model = SelfCriticalModel(model, captioner, encode, data.training_references, settings)
+        loss, jit_compile = model.caption_loss, False  # the reward is Python
+    optimizer = build_optimizer(settings, settings.epochs * data.steps_per_epoch)
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     state = {"epoch": 0, "data": data.fingerprint}
     if settings.resume:

@@ -12,6 +12,7 @@ class CaptionLoss(keras.losses.Loss):
 
     Args:
         label_smoothing: float. Share of the target probability that is spread evenly over the vocabulary.
+        reduction: str. "sum" is for weights that hold the average already.
 
     Call arguments:
         y_true: int tensor `(B, G, T)`.
@@ -25,8 +26,14 @@ class CaptionLoss(keras.losses.Loss):
         - [Szegedy et al., 2016](https://arxiv.org/abs/1512.00567), section 7
     """
 
-    def __init__(self, label_smoothing: float = 0.0, name: str = "caption_loss", **kwargs):
-        super().__init__(name=name, reduction="mean_with_sample_weight", **kwargs)
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean_with_sample_weight",
+        name: str = "caption_loss",
+        **kwargs,
+    ):
+        super().__init__(name=name, reduction=reduction, **kwargs)
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
@@ -38,7 +45,11 @@ class CaptionLoss(keras.losses.Loss):
         return loss
 
     def get_config(self):
-        return {"label_smoothing": self.label_smoothing, "name": self.name}
+        return {
+            "label_smoothing": self.label_smoothing,
+            "reduction": self.reduction,
+            "name": self.name,
+        }
 
 
 def build_optimizer(settings: TrainSettings, num_steps: int) -> keras.optimizers.Optimizer:

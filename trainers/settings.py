@@ -15,6 +15,7 @@ _LEAST = {
     "epochs": 1,
     "batch_size": 1,
     "captions_per_image": 1,
+    "num_samples": 1,
     "gradient_accumulation_steps": 1,
     "validation_beams": 1,
     "max_length": 2,
@@ -29,6 +30,7 @@ _LEAST = {
     "seed": 0,
 }
 _SHARES = (
+    "cross_entropy_weight",
     "dropout",
     "label_smoothing",
     "ema_momentum",
@@ -83,6 +85,16 @@ class TrainSettings:
     """With image_encoder in --train-parts: the layer of the image encoder up to which it stays frozen all
     the same."""
 
+    objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
+    """cross_entropy learns the given captions; self_critical then raises the CIDEr of the captioner's own (Rennie et al.,
+    2017), which needs --preset, a tenth of the rate and several captions an image."""
+    num_samples: int = 5
+    """self_critical: captions drawn for each image of a step."""
+    baseline: Literal["mean", "greedy"] = "mean"
+    """self_critical: what a drawn caption must beat: the mean of the others, or the greedy caption."""
+    cross_entropy_weight: float = 0.0
+    """self_critical: share of the loss that still learns the given captions."""
+
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 32
@@ -100,7 +112,7 @@ class TrainSettings:
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
     label_smoothing: float = 0.1
-    """Share of the target probability that is spread over the vocabulary."""
+    """cross_entropy: share of the target probability that is spread over the vocabulary."""
     ema_momentum: float = 0.0
     """Momentum of the average of the weights, such as 0.999; 0 keeps none. Validation and export use the
     average."""
@@ -142,8 +154,20 @@ class TrainSettings:
                 f"`frozen_until` needs image_encoder among the train_parts; received "
                 f"frozen_until={self.frozen_until!r} and train_parts={self.train_parts}."
             )
+        if self.objective == "self_critical":
+            self._check_self_critical()
         if not self.train_parts:
             raise ValueError("`train_parts` must name at least one part; received none.")
+
+    def _check_self_critical(self) -> None:
+        if self.preset is None:
+            raise ValueError(
+                "`objective`=self_critical needs a captioner that writes sentences already: give its `preset`; received None."
+            )
+        if self.baseline == "mean" and self.num_samples < 2:
+            raise ValueError(
+                "`num_samples` must be at least 2 with baseline=mean, the mean of the other samples; received 1."
+            )
 
     def _require(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
         """Refuses a number that breaks its rule; None stands for the architecture's own."""

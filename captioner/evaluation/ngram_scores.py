@@ -5,7 +5,7 @@
 
 import collections
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from captioner.evaluation.matching import check_same_images
 from captioner.evaluation.tokenization import tokenize_pure_python
@@ -68,33 +68,50 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> lis
 
 
 def cider(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-    """CIDEr-D of tokenised captions, over all images and for each one; what COCO calls CIDEr.
+    """CIDEr-D of tokenised captions, over all images and for each one; what COCO calls CIDEr."""
+    metric = CiderD(references)
+    scores = [metric(prediction, texts) for prediction, texts in zip(predictions, references, strict=True)]
+    return (sum(scores) / len(scores) if scores else 0.0), scores
+
+
+class CiderD:
+    """CIDEr-D of one caption after another, with the document frequencies of a corpus that is counted once.
+
+    Args:
+        corpus: for each image of the corpus its tokenised captions. An n-gram weighs less the more images it occurs in.
+
+    Call arguments:
+        prediction: str. A tokenised caption.
+        references: sequence of str. The tokenised captions of its image, of the corpus or not.
+
+    Returns:
+        float from 0 to 10.
 
     References:
         - [Vedantam et al., 2015](https://arxiv.org/abs/1411.5726), sections 4 and 7
     """
-    expected = [[_ngrams(text) for text in texts] for texts in references]
-    frequency = NgramCounts()  # In how many images' references an n-gram occurs.
-    for counts_of_texts in expected:
-        frequency.update(set().union(*counts_of_texts))
-    log_images = math.log(max(1, len(expected)))
 
-    def weigh(counts: NgramCounts) -> tuple[list[dict], list[float], int]:
+    def __init__(self, corpus: Iterable[Sequence[str]]):
+        self._frequency, num_images = NgramCounts(), 0  # In how many images' captions an n-gram occurs.
+        for texts in corpus:
+            self._frequency.update(set().union(*map(_ngrams, texts)))
+            num_images += 1
+        self._log_images = math.log(max(1, num_images))
+
+    def __call__(self, prediction: str, references: Sequence[str]) -> float:
+        weighed = self._weigh(_ngrams(prediction))
+        similarities = [_similarity(weighed, self._weigh(_ngrams(text))) for text in references]
+        return 10.0 * sum(similarities) / len(similarities)
+
+    def _weigh(self, counts: NgramCounts) -> tuple[list[dict], list[float], int]:
         vectors = [{} for _ in range(MAX_ORDER)]
         for ngram, count in counts.items():
-            weight = count * (log_images - math.log(max(1, frequency[ngram])))
+            weight = count * (self._log_images - math.log(max(1, self._frequency[ngram])))
             vectors[len(ngram) - 1][ngram] = weight
         norms = [math.sqrt(sum(weight**2 for weight in vector.values())) for vector in vectors]
         # The COCO code takes the number of bigrams as the length, and its scores are the ones to compare
         # with.
         return vectors, norms, sum(count for ngram, count in counts.items() if len(ngram) == 2)
-
-    scores = []
-    for prediction, counts_of_texts in zip(predictions, expected, strict=True):
-        weighed = weigh(_ngrams(prediction))
-        similarities = [_similarity(weighed, weigh(counts)) for counts in counts_of_texts]
-        scores.append(10.0 * sum(similarities) / len(similarities))
-    return (sum(scores) / len(scores) if scores else 0.0), scores
 
 
 def _similarity(predicted, expected) -> float:

@@ -16,6 +16,7 @@ from captioner.model.caption import Caption
 from captioner.model.inference import compile_inference
 from captioner.model.preprocessor import ImageCaptionerPreprocessor
 from captioner.model.presets import resolve_preset
+from captioner.sampling.decoded import Decoded
 from captioner.sampling.sampler import CaptionSampler, decode, require_captions, rows_per_image
 from captioner.sampling.settings import BeamSearch, DecodingSettings, NucleusSampling
 from captioner.sampling.token_sampling import uniform_draws
@@ -149,7 +150,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         if key not in self._inference_functions:
 
             def search(images, uniforms):
-                return self._search(encode(images), uniforms, sampler, num_captions)
+                return self.search(encode(images), sampler, num_captions, uniforms)
 
             self._inference_functions[key] = compile_inference(self, search)
         seed = sampler.seed if isinstance(sampler, NucleusSampling) else 0
@@ -165,7 +166,19 @@ class ImageCaptioner(keras_hub.models.CausalLM):
                 f"received max_length={max_length}."
             )
 
-    def _search(self, image_tokens, uniforms, sampler, num_captions):
+    def search(self, image_tokens, sampler: DecodingSettings, num_captions: int, uniforms=None) -> Decoded:
+        """Decodes captions as tensors; may be part of a graph.
+
+        Args:
+            image_tokens: float tensor `(B, S, D)`, as `backbone.encode_images` gives.
+            sampler: decoding settings.
+            num_captions: int. N.
+            uniforms: float32 tensor `(N, L)` or `(B, N, L)` in [0, 1), with L = `max_length` + 1: what `NucleusSampling`
+                draws with.
+
+        Returns:
+            `Decoded`, with the start token at position 0.
+        """
         backbone = self.backbone
         num_images = ops.shape(image_tokens)[0]
         tokenizer = self.preprocessor.tokenizer

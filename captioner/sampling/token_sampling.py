@@ -33,7 +33,8 @@ def sample_tokens(
         pad_token_id: int.
         settings: `NucleusSampling` or `Greedy`.
         num_captions: int. Captions drawn for each image (N).
-        uniforms: float32 tensor `(N, L)` in [0, 1), see `uniform_draws`. Needed by `NucleusSampling`.
+        uniforms: float32 tensor `(N, L)` in [0, 1), see `uniform_draws`, or `(B, N, L)` with draws for each image. Needed
+            by `NucleusSampling`.
 
     Returns:
         `Decoded`, sorted by the log-probability divided by the length. Log-probabilities are the model's own,
@@ -44,7 +45,8 @@ def sample_tokens(
     rows_prompt = ops.repeat(prompt, num_captions, axis=0)
     rows_mask = ops.repeat(prompt_mask, num_captions, axis=0)
     if uniforms is not None:
-        uniforms = ops.tile(uniforms, (num_images, 1))
+        uniforms = ops.broadcast_to(uniforms, (num_images, num_captions, max_length))
+        uniforms = ops.reshape(uniforms, (-1, max_length))
 
     def keep_going(index, cache, token_ids, token_log_probs, ended):
         return ops.logical_not(ops.all(ended))
@@ -119,17 +121,26 @@ def draw_token(logits, uniforms, settings: NucleusSampling):
     """
     vocabulary_size = logits.shape[-1]
     logits = logits / settings.temperature
-    likeliest, _ = ops.top_k(logits, min(settings.top_k or vocabulary_size, vocabulary_size))
-    probs = ops.softmax(likeliest, axis=-1)
-    # The token that crosses top_p belongs to the nucleus, so the first one always does.
-    num_kept = ops.sum(ops.cast(ops.cumsum(probs, axis=-1) - probs < settings.top_p, "int32"), axis=-1)
-    kept = logits >= ops.take_along_axis(likeliest, num_kept[:, None] - 1, axis=1)
-    cumulative = ops.cumsum(ops.where(kept, ops.exp(logits - likeliest[:, :1]), 0.0), axis=-1)
+    kept = _kept(logits, settings)
+    weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    cumulative = ops.cumsum(ops.where(kept, weights, 0.0), axis=-1)
     # The first token whose cumulative weight exceeds the threshold; the last one kept at the latest.
     threshold = uniforms[:, None] * cumulative[:, -1:]
     position = ops.sum(ops.cast(cumulative <= threshold, "int32"), axis=-1)
     last_kept = ops.max(ops.where(kept, ops.arange(vocabulary_size), 0), axis=-1)
     return ops.minimum(position, ops.cast(last_kept, "int32"))
+
+
+def _kept(logits, settings: NucleusSampling):
+    """The tokens to draw from: bool `(R, V)`."""
+    if settings.top_p == 1.0 and not settings.top_k:  # sorting the vocabulary is most of the work
+        return ops.ones_like(logits, dtype="bool")
+    vocabulary_size = logits.shape[-1]
+    likeliest, _ = ops.top_k(logits, min(settings.top_k or vocabulary_size, vocabulary_size))
+    probs = ops.softmax(likeliest, axis=-1)
+    # The token that crosses top_p belongs to the nucleus, so the first one always does.
+    num_kept = ops.sum(ops.cast(ops.cumsum(probs, axis=-1) - probs < settings.top_p, "int32"), axis=-1)
+    return logits >= ops.take_along_axis(likeliest, num_kept[:, None] - 1, axis=1)
 
 
 def _generated_lengths(token_ids, prompt_mask, end_token_ids):

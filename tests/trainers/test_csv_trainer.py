@@ -39,6 +39,16 @@ def images_and_captions(captioner, batches):
     ]
 
 
+def coco(path, ids):
+    """COCO captions of those photos, one each."""
+    content = {
+        "images": [{"id": 7 + i, "file_name": f"{i}.png"} for i in ids],
+        "annotations": [{"id": i, "image_id": 7 + i, "caption": f"A dog {i}. "} for i in ids],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
 def karpathy(path):
     """Photos 0-5 to train, 6-7 as restval, 8 to validate, 9 to test."""
     names = ["train"] * 6 + ["restval"] * 2 + ["val", "test"]
@@ -79,21 +89,37 @@ def test_a_validation_split_of_a_karpathy_file_leaves_val_and_test_alone(prepare
     assert not {"8.png", "9.png"} & {path[-5:] for path in data.validation_paths}
 
 
-def test_coco_captions_train_and_validate(prepared, tmp_path):
-    def coco(name, ids):
-        content = {
-            "images": [{"id": 7 + i, "file_name": f"{i}.png"} for i in ids],
-            "annotations": [{"id": i, "image_id": 7 + i, "caption": f"A dog {i}. "} for i in ids],
-        }
-        (tmp_path / name).write_text(json.dumps(content))
-        return tmp_path / name
+def test_another_split_is_trained_on_when_it_is_asked_for(prepared, tmp_path):
+    _, data = prepared(csv=karpathy(tmp_path / "k.json"), split="test")
+    assert (data.num_images, data.validation_paths) == (1, ())
+    _, data = prepared(csv=karpathy(tmp_path / "k.json"), split="all", validation_split=0.2)
+    assert (data.num_images, len(data.validation_paths)) == (8, 2)
 
+
+def test_coco_captions_train_and_validate(prepared, tmp_path):
     captioner, data = prepared(
-        csv=coco("train.json", range(7)), validation_csv=coco("val.json", (7, 8)), lowercase=True
+        csv=coco(tmp_path / "train.json", range(7)),
+        validation_csv=coco(tmp_path / "val.json", (7, 8)),
+        lowercase=True,
     )
     assert data.num_images == 7
     assert data.validation_references == (("a dog 7",), ("a dog 8",))
     assert {"a dog 3"} in images_and_captions(captioner, data.training(0))
+
+
+def test_coco_and_karpathy_files_train_from_start_to_end(train, tmp_path):
+    tables = {
+        "coco": {
+            "csv": coco(tmp_path / "train.json", range(7)),
+            "validation_csv": coco(tmp_path / "val.json", (7, 8)),
+        },
+        "karpathy": {"csv": karpathy(tmp_path / "dataset.json")},
+    }
+    for name, files in tables.items():
+        best = train(tmp_path / name, **files, num_validation_captions=0)
+        assert best["val_loss"] > 0 and "val_cider" in best
+        captioner = ImageCaptioner.from_preset(str(tmp_path / name))
+        assert captioner.preprocessor.tokenizer.vocabulary_size() == 280
 
 
 def test_the_validation_split_is_by_image_and_the_same_each_time(prepared):

@@ -1,18 +1,17 @@
 """Whole runs of a tiny captioner: what the run folder holds, what stops a run, and how it goes on."""
 
-import contextlib
 import json
 
-import h5py
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from runs import assert_same_run, killed_in_epoch, read_checkpoint, read_metrics
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import Greedy
 from trainers import callbacks, csv_trainer
-from trainers.callbacks import DivergenceError, Progress
+from trainers.callbacks import DivergenceError
 from trainers.checkpoint import CheckpointError
 from trainers.run_folder import RunFolder
 
@@ -32,44 +31,6 @@ def finished(train, tmp_path_factory):
     """The folder of a finished run of three epochs, and the metrics of its best one."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     return folder, train(folder, **FROM_IMAGES)
-
-
-@contextlib.contextmanager
-def killed_in_epoch(number):
-    """Stops the training of the block, as Ctrl-C does, in the middle of that epoch."""
-    step_end = Progress.on_train_batch_end
-
-    def stop(self, batch, logs=None):
-        step_end(self, batch, logs)
-        if (self.epoch, batch) == (number - 1, 1):
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Progress, "on_train_batch_end", stop)
-        yield
-
-
-def read_checkpoint(path):
-    with h5py.File(path) as file:
-        values = {f"{group}/{name}": file[group][name][()] for group in file for name in file[group]}
-        return values, json.loads(file.attrs["state"])
-
-
-def read_metrics(folder):
-    """Metrics of each epoch without its times, which no two runs share."""
-    timed = ("train_seconds", "captions_per_second")
-    return [{k: v for k, v in line.items() if k not in timed} for line in RunFolder(folder).read_metrics()]
-
-
-def assert_same_run(folder, expected):
-    assert read_metrics(folder) == read_metrics(expected)
-    for name in ("last", "best"):
-        values, state = read_checkpoint(folder / "checkpoints" / f"{name}.h5")
-        expected_values, expected_state = read_checkpoint(expected / "checkpoints" / f"{name}.h5")
-        assert state == expected_state
-        assert values.keys() == expected_values.keys()
-        for key, value in values.items():
-            np.testing.assert_array_equal(value, expected_values[key], err_msg=key)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, finished, tmp_path):

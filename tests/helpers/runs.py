@@ -1,0 +1,49 @@
+"""Training runs that are killed, read and compared."""
+
+import contextlib
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from trainers.callbacks import Progress
+from trainers.run_folder import RunFolder
+
+
+@contextlib.contextmanager
+def killed_in_epoch(number):
+    """Stops the training of the block, as Ctrl-C does, in the middle of that epoch."""
+    step_end = Progress.on_train_batch_end
+
+    def stop(self, batch, logs=None):
+        step_end(self, batch, logs)
+        if (self.epoch, batch) == (number - 1, 1):
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "on_train_batch_end", stop)
+        yield
+
+
+def read_checkpoint(path):
+    with h5py.File(path) as file:
+        values = {f"{group}/{name}": file[group][name][()] for group in file for name in file[group]}
+        return values, json.loads(file.attrs["state"])
+
+
+def read_metrics(folder):
+    """Metrics of each epoch without its times, which no two runs share."""
+    timed = ("train_seconds", "captions_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in RunFolder(folder).read_metrics()]
+
+
+def assert_same_run(folder, expected):
+    assert read_metrics(folder) == read_metrics(expected)
+    for name in ("last", "best"):
+        values, state = read_checkpoint(folder / "checkpoints" / f"{name}.h5")
+        expected_values, expected_state = read_checkpoint(expected / "checkpoints" / f"{name}.h5")
+        assert state == expected_state
+        assert values.keys() == expected_values.keys()
+        for key, value in values.items():
+            np.testing.assert_array_equal(value, expected_values[key], err_msg=key)
