@@ -17,15 +17,42 @@ PARTS = ("image_encoder", "image_blocks", "cross_attention", "decoder", "embeddi
 """The parts of a captioner that can be frozen one by one."""
 
 
-class _FeatureModel(keras.Model):
-    """See `CaptionerBackbone.feature_model`.
+@keras.saving.register_keras_serializable("captioner")
+class FeatureMap(keras.layers.Layer):
+    """Runs an image network, and decides whether its batch statistics are learned.
 
-    `logits` is a function from `(inputs, training)`. The functional graph would hand `training` on to the trained
-    rest of the image encoder, which shall keep its batch statistics.
+    A functional model hands its own `training` on to the models inside it: only a layer around one can keep
+    it away.
+
+    Args:
+        network: `keras.Model` of images or features.
+        train_batch_norm: bool. False runs the network as in inference, also while its weights are trained.
+
+    Call arguments:
+        images: float tensor, as the network takes; not cast to the compute dtype, which would round pixels.
+
+    Returns:
+        Float tensor, as the network gives.
     """
 
-    def call(self, inputs, training=None, mask=None):
-        return self.logits(inputs, training)
+    def __init__(self, network: keras.Model, train_batch_norm: bool = False, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.network = network
+        self.train_batch_norm = train_batch_norm
+
+    def build(self, input_shape):
+        self.built = True
+
+    def call(self, images, training=None):
+        return self.network(images, training=training if self.train_batch_norm else False)
+
+    def get_config(self):
+        network = keras.saving.serialize_keras_object(self.network)
+        return super().get_config() | {"network": network, "train_batch_norm": self.train_batch_norm}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"network": keras.saving.deserialize_keras_object(config["network"])})
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -80,11 +107,12 @@ class CaptionerBackbone(keras_hub.models.Backbone):
     ):
         image_size = tuple(image_size)
         intermediate_dim = intermediate_dim or 4 * hidden_dim
-        self.image_encoder = (
+        network = (
             build_image_encoder(image_encoder, image_size, dtype=dtype)
             if isinstance(image_encoder, str)
             else image_encoder
         )
+        self.feature_map = FeatureMap(network, train_batch_norm, dtype=dtype, name="feature_map")
         self.image_tokens = ImageTokens(
             hidden_dim=hidden_dim,
             num_layers=num_image_layers,
@@ -111,8 +139,7 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         self.token_embedding = self.decoder.token_embedding
 
         images = keras.Input((*image_size, 3), name="images")
-        features = self.image_encoder(images, training=None if train_batch_norm else False)
-        inputs, outputs = self._text_graph(features)
+        inputs, outputs = self._text_graph(self.feature_map(images))
         super().__init__(inputs={"images": images, **inputs}, outputs=outputs, dtype=dtype, **kwargs)
 
         self.image_encoder_name = image_encoder if isinstance(image_encoder, str) else None
@@ -140,7 +167,7 @@ class CaptionerBackbone(keras_hub.models.Backbone):
 
     def encode_images(self, images):
         """Float `(B, height, width, 3)` in 0..255 -> image tokens `(B, S, D)`."""
-        return self.image_tokens(self.image_encoder(images, training=False), training=False)
+        return self.image_tokens(self.feature_map(images, training=False), training=False)
 
     def feature_model(self, split: EncoderSplit) -> keras.Model:
         """A model that goes on from the frozen part of the image encoder, with variables shared: for cached features.
@@ -153,20 +180,15 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             logits `(B, G, T, V)`.
         """
         cached = keras.Input(split.frozen.output_shape[1:], name="images")
-        inputs, hidden = self._text_graph(split.feature_map(cached))
-
-        def logits(inputs, training):
-            image_tokens = self.image_tokens(split.feature_map(inputs["images"]), training=training)
-            hidden = self.decoder(
-                inputs["token_ids"], inputs["padding_mask"], image_tokens, training=training
-            )
-            return self.decoder.logits(hidden)
-
+        features = cached if split.trained is None else FeatureMap(split.trained)(cached)
+        inputs, hidden = self._text_graph(features)
         outputs = self.token_embedding(hidden, reverse=True)
-        # TensorFlow refuses the name that Keras would make of the class's leading underscore.
-        model = _FeatureModel({"images": cached, **inputs}, outputs, name="feature_model")
-        model.logits = logits
-        return model
+        return keras.Model({"images": cached, **inputs}, outputs, name="feature_model")
+
+    @property
+    def image_encoder(self) -> keras.Model:
+        """The image network."""
+        return self.feature_map.network
 
     @property
     def input_spec(self):
@@ -179,11 +201,7 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             inputs = dict(inputs)
             for key in ("token_ids", "padding_mask"):
                 inputs[key] = keras.ops.expand_dims(inputs[key], 1)
-        # Not the functional graph's own way, which would hand `training` on to an encoder that shall not see it.
-        images = keras.ops.cast(inputs["images"], "float32")
-        features = self.image_encoder(images, training=training if self.train_batch_norm else False)
-        image_tokens = self.image_tokens(features, training=training)
-        outputs = self.decoder(inputs["token_ids"], inputs["padding_mask"], image_tokens, training=training)
+        outputs = super().call(inputs, training=training)
         return keras.ops.squeeze(outputs, 1) if squeeze else outputs
 
     def set_trainable_parts(self, parts: Iterable[str], frozen_until: str | None = None) -> None:
