@@ -151,6 +151,18 @@ def best_captions(world: World, prompt, length: int, settings: DecodingSettings,
     return sorted(scored, reverse=True)[:count]
 
 
+def has_words(tokens, required, forbidden=(), continuing=()) -> bool:
+    """Whether a caption, without its start, has each required word as a whole, and no forbidden one."""
+
+    def places(word):
+        return [i + len(word) for i in range(len(tokens)) if tokens[i : i + len(word)] == word]
+
+    def is_whole(end):
+        return end == len(tokens) or tokens[end] not in continuing
+
+    return all(any(map(is_whole, places(word))) for word in required) and not any(map(places, forbidden))
+
+
 def reference_beam_search(world: World, prompt, length: int, settings: DecodingSettings, count: int):
     """Beam search by its rules, in groups, without an early end: `(score, tokens)`, best first."""
     num_groups = settings.num_beam_groups
