@@ -6,13 +6,11 @@ Names are imported at their first use, so that `import captioner` is quick.
 import importlib
 
 _MODULES = {
-    "BeamSearch": "captioner.sampling",
     "Caption": "captioner.model",
     "CaptionerBackbone": "captioner.model",
-    "Greedy": "captioner.sampling",
+    "DecodingSettings": "captioner.sampling",
     "ImageCaptioner": "captioner.model",
     "ImageCaptionerPreprocessor": "captioner.model",
-    "NucleusSampling": "captioner.sampling",
 }
 
 __all__ = list(_MODULES)

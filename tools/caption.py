@@ -6,14 +6,14 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tyro
 
 from captioner.images import ImageError, read_image
 from captioner.resources import DEFAULT_PRESET
-from captioner.sampling import BeamSearch, DecodingSettings, Greedy, NucleusSampling
+from tools.decoding_flags import DecodingFlags, choose_settings
 from tools.errors import UsageError
 from tools.inputs import ImageInput, find_images
 from tools.outputs import caption_rows, open_output
@@ -34,6 +34,7 @@ class CaptionCommand:
         captioner caption photo.jpg
         captioner caption photos/ --num-captions 3 --output captions.jsonl
         captioner caption list.csv --top-p 0.9 --temperature 0.8 --seed 7
+        captioner caption photo.jpg --prompt "a close-up of" --forbidden-words man woman
         find . -name "*.jpg" | captioner caption - --output captions.csv
     """
 
@@ -48,76 +49,18 @@ class CaptionCommand:
     """Captions for each image, best first."""
     batch_size: int = 16
     """Images that go through the model at once."""
-    sampler: Literal["beam", "nucleus", "greedy"] | None = None
-    """Beam search is the default; nucleus sampling is, where one of its flags is given."""
-    num_beams: int | None = None
-    """Beam search: captions kept at each step; 5 if not given."""
-    length_penalty: float | None = None
-    """Beam search: larger prefers longer captions, 0 ranks by log-probability; 0.7 if not given."""
-    top_p: float | None = None
-    """Nucleus sampling: probability mass of the tokens to draw from; 0.9 if not given."""
-    top_k: int | None = None
-    """Nucleus sampling: most tokens to draw from, 0 for no limit; 0 if not given."""
-    temperature: float | None = None
-    """Nucleus sampling: below 1 is safer, above 1 more surprising; 1 if not given."""
-    seed: int | None = None
-    """Nucleus sampling: the same seed gives the same captions; 0 if not given."""
-    max_length: int | None = None
-    """Most tokens of a caption; 30 if not given."""
     images: str | None = None
     """Folder that relative paths in lists start from; the list's own folder if not given."""
     image_column: str | None = None
     """The column of a table that holds the paths; guessed from common names if not given."""
+
+    decoding: DecodingFlags = DecodingFlags()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         if self.num_captions < 1:
             raise ValueError(f"`num_captions` must be at least 1; received num_captions={self.num_captions}.")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={self.batch_size}.")
-
-
-_SAMPLERS = {
-    "beam": (BeamSearch, ("num_beams", "length_penalty")),
-    "nucleus": (NucleusSampling, ("top_p", "top_k", "temperature", "seed")),
-    "greedy": (Greedy, ()),
-}
-
-
-def choose_sampler(command: CaptionCommand) -> DecodingSettings:
-    """The decoding settings that the flags mean.
-
-    Raises:
-        UsageError: If flags contradict each other or a value is impossible.
-    """
-    given = {
-        kind: [name for name in names if getattr(command, name) is not None]
-        for kind, (_, names) in _SAMPLERS.items()
-    }
-    kind = command.sampler or ("nucleus" if given["nucleus"] and not given["beam"] else "beam")
-    for other, names in given.items():
-        if names and other != kind:
-            raise UsageError(
-                f"{_flag(names[0])} belongs to --sampler {other}, and "
-                + (f"{_flag(given[kind][0])} to " if given[kind] else "the command says ")
-                + f"--sampler {kind}. Leave one of them out."
-            )
-    settings, names = _SAMPLERS[kind]
-    values = {name: getattr(command, name) for name in (*given[kind], "max_length")}
-    try:
-        sampler = settings(**{name: value for name, value in values.items() if value is not None})
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if kind == "greedy" and command.num_captions > 1:
-        raise UsageError(
-            f"--sampler greedy gives one caption; received --num-captions {command.num_captions}. "
-            "Choose --sampler beam or nucleus."
-        )
-    if kind == "beam" and command.num_captions > sampler.num_beams:
-        raise UsageError(
-            f"--num-captions {command.num_captions} needs at least as many beams; received --num-beams "
-            f"{sampler.num_beams}. Add --num-beams {command.num_captions}."
-        )
-    return sampler
 
 
 def load_captioner(preset: str) -> Any:
@@ -137,7 +80,7 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner
         command: the command's settings.
         load: function from a preset to an object with `caption(images, sampler, num_captions, batch_size)`.
     """
-    sampler = choose_sampler(command)
+    sampler = choose_settings(command.decoding, command.num_captions)
     if not command.inputs:
         raise UsageError(
             "nothing to caption; name files, folders or lists: `captioner caption photo.jpg`, or give - to "
@@ -251,10 +194,6 @@ def _shown(name: str, captions) -> str:
     return "\n".join(
         [f"{name}:", *(f"  {row['rank']}. {row['caption']} (score {row['score']:.2f})" for row in rows)]
     )
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _say(message: str) -> None:

@@ -18,6 +18,7 @@ from captioner.evaluation import (
 from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
 from captioner.resources import DEFAULT_PRESET
+from tools.decoding_flags import DecodingFlags, choose_settings, given_flags
 from tools.errors import UsageError
 
 
@@ -56,25 +57,19 @@ class EvaluateCommand:
     """PNG file for the images with the best and the worst captions."""
     contact_sheet_images: int = 12
     """Images on the contact sheet from each end."""
-    num_beams: int | None = None
-    """Beams of the search; the library's default if not given."""
-    length_penalty: float | None = None
-    """Exponent of the length that divides a caption's log-probability; the library's default if not given."""
-    max_length: int | None = None
-    """Most tokens of a caption; the library's default if not given."""
     batch_size: int = 16
     """Images captioned at once."""
+    decoding: DecodingFlags = DecodingFlags()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         for name in ("limit", "batch_size", "contact_sheet_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1; received {value}.")
-        for name in ("num_beams", "length_penalty", "max_length"):
-            if self.predictions is not None and getattr(self, name) is not None:
-                raise UsageError(
-                    f"`--{name.replace('_', '-')}` is for a model; with `--predictions` there is none."
-                )
+        if self.predictions is not None and (given := list(given_flags(self.decoding))):
+            raise UsageError(
+                f"`--{given[0].replace('_', '-')}` is for a model; with `--predictions` there is none."
+            )
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -129,10 +124,7 @@ def _caption(
     """Captions images with the preset; notes in `failed` those that cannot be read."""
     from tqdm import tqdm
 
-    from captioner.sampling import BeamSearch
-
-    options = {name: getattr(command, name) for name in ("num_beams", "length_penalty", "max_length")}
-    sampler = BeamSearch(**{name: value for name, value in options.items() if value is not None})
+    sampler = choose_settings(command.decoding)
     model = _load(command.preset)
     predictions: dict[Path, str] = {}
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
@@ -150,7 +142,7 @@ def _caption(
                 )
                 predictions.update(zip(photos, (best.text for best, *_ in captions), strict=True))
             progress.update(len(batch))
-    return predictions, {"preset": command.preset, "sampler": "beam", **dataclasses.asdict(sampler)}
+    return predictions, {"preset": command.preset, **sampler.to_dict()}
 
 
 def _load(preset: str):

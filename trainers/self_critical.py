@@ -12,7 +12,7 @@ import tensorflow as tf
 from captioner.evaluation.ngram_scores import CiderD
 from captioner.evaluation.tokenization import tokenize_pure_python
 from captioner.model import ImageCaptioner
-from captioner.sampling import Greedy, NucleusSampling
+from captioner.sampling import DecodingSettings
 from captioner.text import CaptionTokenizer
 from trainers.optimization import CaptionLoss
 from trainers.settings import TrainSettings
@@ -100,7 +100,9 @@ class SelfCriticalModel(keras.Model):
         self.caption_loss = CaptionLoss(reduction="sum")
         reward = CaptionReward(captioner.preprocessor.tokenizer, corpus)
         length = min(settings.max_length, captioner.backbone.max_sequence_length)
-        nucleus = NucleusSampling(top_p=1.0, top_k=0, temperature=1.0, max_length=length)
+        # All of the softmax: no token is left out, so none has to be sorted.
+        nucleus = DecodingSettings(sampler="nucleus", top_p=1.0, max_length=length)
+        likeliest = DecodingSettings(sampler="greedy", max_length=length)
 
         def search(image_tokens, sampler, num_captions, uniforms=None):
             decoded = captioner.search(image_tokens, sampler, num_captions, uniforms)
@@ -112,9 +114,7 @@ class SelfCriticalModel(keras.Model):
             seed = tf.stack([tf.constant(settings.seed, "int64"), tf.cast(step, "int64")])
             uniforms = tf.random.stateless_uniform(shape, seed)
             drawn = search(image_tokens, nucleus, settings.num_samples, uniforms)
-            greedy = (
-                search(image_tokens, Greedy(max_length=length), 1) if settings.baseline == "greedy" else None
-            )
+            greedy = search(image_tokens, likeliest, 1) if settings.baseline == "greedy" else None
             return drawn, greedy
 
         def rewards(token_ids, given, given_mask):

@@ -14,7 +14,7 @@ from keras import ops
 
 from captioner.model import ImageCaptioner
 from captioner.model.inference import compile_inference
-from captioner.sampling import BeamSearch
+from captioner.sampling import DecodingSettings
 
 log = logging.getLogger("captioner")
 
@@ -49,7 +49,7 @@ class Validator:
         self.dataset = dataset
         self.references = references
         self.encode = encode
-        self.sampler = BeamSearch(
+        self.sampler = DecodingSettings(
             num_beams=num_beams, max_length=min(max_length, captioner.backbone.max_sequence_length)
         )
         self.num_captioned = num_captioned or len(references)

@@ -16,9 +16,12 @@ from captioner.model.caption import Caption
 from captioner.model.inference import compile_inference
 from captioner.model.preprocessor import ImageCaptionerPreprocessor
 from captioner.model.presets import resolve_preset
+from captioner.sampling.decode import decode, positions_read, require_captions, rows_per_image
 from captioner.sampling.decoded import Decoded
-from captioner.sampling.sampler import CaptionSampler, decode, require_captions, rows_per_image
-from captioner.sampling.settings import BeamSearch, DecodingSettings, NucleusSampling
+from captioner.sampling.sampler import CaptionSampler
+from captioner.sampling.settings import DecodingSettings
+from captioner.sampling.task import Task
+from captioner.sampling.text_controls import TextControls, require_possible
 from captioner.sampling.token_sampling import uniform_draws
 
 
@@ -100,7 +103,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
 
         Args:
             images: list of paths, or of uint8 or float arrays `(H, W, 3)` in 0..255; sizes may differ.
-            sampler: `BeamSearch` (the default), `NucleusSampling` or `Greedy`.
+            sampler: `DecodingSettings`; beam search by default.
             num_captions: int. Captions for each image, best first.
             batch_size: int. Images that run through the model at once.
 
@@ -109,7 +112,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
 
         Raises:
             ImageError: If an image cannot be read.
-            ValueError: If the sampler cannot give that many captions, or the model has no preprocessor.
+            ValueError: If the settings cannot give that many captions, do not fit the model, or contradict each other;
+                or if the model has no preprocessor.
         """
         if self.preprocessor is None:
             raise ValueError(
@@ -117,8 +121,9 @@ class ImageCaptioner(keras_hub.models.CausalLM):
             )
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={batch_size}.")
-        sampler = sampler or BeamSearch()
+        sampler = sampler or DecodingSettings()
         require_captions(sampler, num_captions)
+        self._text_controls(sampler)
         if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3:
             images = [images]
         return [
@@ -144,7 +149,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
             num_captions: int.
             encode: optional function from `images` to image tokens `(B, S, D)`; by default the backbone's.
         """
-        self._require_positions(sampler.max_length)
+        self._require_positions(sampler.max_length, sampler)
         encode = encode or self.backbone.encode_images
         key = (sampler, num_captions, encode)
         if key not in self._inference_functions:
@@ -153,18 +158,21 @@ class ImageCaptioner(keras_hub.models.CausalLM):
                 return self.search(encode(images), sampler, num_captions, uniforms)
 
             self._inference_functions[key] = compile_inference(self, search)
-        seed = sampler.seed if isinstance(sampler, NucleusSampling) else 0
-        uniforms = uniform_draws(seed, num_captions, sampler.max_length + 1)
+        uniforms = uniform_draws(sampler.seed, num_captions, sampler.max_length + 1)
         decoded = self._inference_functions[key](np.asarray(images, "float32"), uniforms)
-        return self._captions(decoded)
+        return self._captions(decoded, self._text_controls(sampler))
 
-    def _require_positions(self, max_length: int) -> None:
-        # The last token of a text is never read, so it needs no position.
-        if max_length > (limit := self.backbone.max_sequence_length):
+    def _require_positions(self, max_length: int, sampler: DecodingSettings) -> None:
+        limit = self.backbone.max_sequence_length
+        limit -= positions_read(sampler, max_length + 1) - max_length
+        if max_length > limit:
             raise ValueError(
-                f"`max_length` must be at most {limit} generated tokens, the text positions that this model has learned; "
+                f"`max_length` must be at most {limit} generated tokens, for the text positions that this model has learned; "
                 f"received max_length={max_length}."
             )
+
+    def _text_controls(self, sampler: DecodingSettings) -> TextControls:
+        return TextControls.of(sampler, self.preprocessor.tokenizer)
 
     def search(self, image_tokens, sampler: DecodingSettings, num_captions: int, uniforms=None) -> Decoded:
         """Decodes captions as tensors; may be part of a graph.
@@ -173,8 +181,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
             image_tokens: float tensor `(B, S, D)`, as `backbone.encode_images` gives.
             sampler: decoding settings.
             num_captions: int. N.
-            uniforms: float32 tensor `(N, L)` or `(B, N, L)` in [0, 1), with L = `max_length` + 1: what `NucleusSampling`
-                draws with.
+            uniforms: float32 tensor `(N, L)` or `(B, N, L)` in [0, 1), with L = `max_length` + 1: what nucleus
+                sampling draws with.
 
         Returns:
             `Decoded`, with the start token at position 0.
@@ -182,25 +190,25 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         backbone = self.backbone
         num_images = ops.shape(image_tokens)[0]
         tokenizer = self.preprocessor.tokenizer
+        controls = self._text_controls(sampler)
         length = sampler.max_length + 1  # the start token is not part of the caption
-        start = ops.arange(length) == 0
-        prompt = ops.broadcast_to(
-            ops.where(start, tokenizer.start_token_id, tokenizer.pad_token_id), (num_images, length)
+        given = [tokenizer.start_token_id, *controls.prompt_ids]
+        row = np.full(length, tokenizer.pad_token_id, "int32")
+        row[: len(given)] = given
+        task = Task(
+            prompt=ops.broadcast_to(ops.convert_to_tensor(row), (num_images, length)),
+            prompt_mask=ops.broadcast_to(ops.arange(length) < len(given), (num_images, length)),
+            first_index=1,
+            end_token_ids=(tokenizer.end_token_id,),
+            pad_token_id=tokenizer.pad_token_id,
+            settings=sampler,
+            num_captions=num_captions,
+            num_given=len(given),
+            words=controls.words,
+            uniforms=uniforms,
         )
-        next = self._next_function(image_tokens)
         cache = backbone.decoder.empty_cache(num_images * rows_per_image(sampler, num_captions), length)
-        return decode(
-            next,
-            ops.cast(prompt, "int32"),
-            cache,
-            1,
-            ops.broadcast_to(start, (num_images, length)),
-            (tokenizer.end_token_id,),
-            tokenizer.pad_token_id,
-            sampler,
-            num_captions,
-            uniforms,
-        )
+        return decode(self._next_function(image_tokens), cache, task)
 
     def _next_function(self, image_tokens):
         """The step of a sampler; it closes over the images' keys and values, which are never tiled or
@@ -215,12 +223,13 @@ class ImageCaptioner(keras_hub.models.CausalLM):
 
         return next
 
-    def _captions(self, decoded) -> list[list[Caption]]:
+    def _captions(self, decoded, controls: TextControls) -> list[list[Caption]]:
         token_ids, token_log_probs, log_probs, scores, lengths = (ops.convert_to_numpy(x) for x in decoded)
+        require_possible(scores)
         tokenizer = self.preprocessor.tokenizer
 
         def caption(b, n):
-            generated = slice(1, 1 + int(lengths[b, n]))
+            generated = slice(1, 1 + controls.num_unscored + int(lengths[b, n]))
             return Caption(
                 text=tokenizer.decode(token_ids[b, n, generated]).strip(),
                 token_ids=tuple(token_ids[b, n, generated].tolist()),
@@ -235,7 +244,8 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         """One batch of `generate()`, with whatever sampler `compile()` was given; see
         `keras_hub.models.CausalLM`."""
         token_ids, padding_mask = inputs["token_ids"], ops.cast(inputs["padding_mask"], "bool")
-        self._require_positions(token_ids.shape[1] - 1)
+        settings = self.sampler.settings if isinstance(self.sampler, CaptionSampler) else DecodingSettings()
+        self._require_positions(token_ids.shape[1] - 1, settings)
         # KerasHub's samplers look for stop tokens in unfilled positions too.
         stops = tuple(stop_token_ids or ())
         filler = min(set(range(len(stops) + 1)).difference(stops))

@@ -1,4 +1,4 @@
-"""Our decoding as a KerasHub sampler. Axes: B images, K beams, N captions per image, L text positions."""
+"""Our decoding as a KerasHub sampler. Axes: B images, L text positions."""
 
 import dataclasses
 
@@ -6,60 +6,19 @@ import keras
 import keras_hub
 from keras import ops
 
-from captioner.sampling.beam_search import beam_search
-from captioner.sampling.settings import BeamSearch, DecodingSettings, Greedy, NucleusSampling
-from captioner.sampling.token_sampling import sample_tokens, uniform_draws
-
-_SETTINGS = {settings.__name__: settings for settings in (BeamSearch, NucleusSampling, Greedy)}
-
-
-def rows_per_image(settings: DecodingSettings, num_captions: int) -> int:
-    """Texts of an image that are decoded side by side: the rows of `next` are B times this."""
-    return settings.num_beams if isinstance(settings, BeamSearch) else num_captions
-
-
-def decode(
-    next,
-    prompt,
-    cache,
-    index,
-    prompt_mask,
-    end_token_ids,
-    pad_token_id,
-    settings,
-    num_captions,
-    uniforms=None,
-):
-    """Runs the decoding that `settings` describe; see `beam_search` and `sample_tokens` for the arguments.
-
-    Raises:
-        ValueError: If more captions are asked for than the settings can give.
-    """
-    require_captions(settings, num_captions)
-    arguments = (next, prompt, cache, index, prompt_mask, end_token_ids, pad_token_id, settings, num_captions)
-    if isinstance(settings, BeamSearch):
-        return beam_search(*arguments)
-    return sample_tokens(*arguments, uniforms=uniforms)
-
-
-def require_captions(settings: DecodingSettings, num_captions: int) -> None:
-    """Refuses a number of captions that the settings cannot give."""
-    limit = {BeamSearch: getattr(settings, "num_beams", None), Greedy: 1}.get(type(settings))
-    if num_captions < 1 or (limit is not None and num_captions > limit):
-        most = "" if limit is None else f" and at most {limit} with {settings}"
-        raise ValueError(
-            f"`num_captions` must be at least 1{most}; received num_captions={num_captions}. "
-            "Raise `num_beams`, or use NucleusSampling."
-        )
+from captioner.sampling.decode import decode, rows_per_image
+from captioner.sampling.settings import DecodingSettings
+from captioner.sampling.task import Task
+from captioner.sampling.token_sampling import uniform_draws
 
 
 @keras.saving.register_keras_serializable("captioner")
 class CaptionSampler(keras_hub.samplers.Sampler):
-    """Beam search, nucleus sampling or greedy behind the call contract of KerasHub's samplers.
+    """`DecodingSettings` behind the call contract of KerasHub's samplers.
 
     Args:
-        settings: `BeamSearch`, `NucleusSampling` or `Greedy`. `max_length` of the settings is not used: the
-            prompt that a KerasHub sampler gets is padded to the length wanted.
+        settings: `DecodingSettings`, or a dict of its fields. `max_length` is not used: the prompt that a KerasHub
+            sampler gets is padded to the length wanted.
 
     Call arguments:
         next: function `(prompt, cache, index) -> (logits, hidden_states, cache)`.
@@ -71,13 +30,22 @@ class CaptionSampler(keras_hub.samplers.Sampler):
 
     Returns:
         int tensor `(B, L)`: the best caption of each image; 0 behind its end.
+
+    Raises:
+        ValueError: If the settings hold text, which a sampler has no tokenizer for.
     """
 
     def __init__(self, settings: DecodingSettings | dict | None = None):
         super().__init__()
         if isinstance(settings, dict):
-            settings = _SETTINGS[settings["name"]](**settings["values"])
-        self.settings = settings or BeamSearch()
+            settings = DecodingSettings(**settings)
+        self.settings = settings or DecodingSettings()
+        for name in ("prompt", "forbidden_words", "required_words"):
+            if value := getattr(self.settings, name):
+                raise ValueError(
+                    f"`{name}` must be left out of a sampler of `generate()`, which reads tokens only; received "
+                    f"{name}={value!r}. Use `caption()`, or give `generate()` the prompts beside the images."
+                )
 
     def __call__(
         self,
@@ -97,14 +65,17 @@ class CaptionSampler(keras_hub.samplers.Sampler):
         )
         before_index = ops.broadcast_to(ops.arange(max_length) < index, ops.shape(prompt))
         mask = before_index if mask is None else ops.logical_or(ops.cast(mask, "bool"), before_index)
-        uniforms = None
-        if isinstance(self.settings, NucleusSampling):
-            uniforms = ops.convert_to_tensor(uniform_draws(self.settings.seed, 1, max_length))
-        decoded = decode(
-            next, prompt, cache, index, mask, tuple(stop_token_ids or ()), 0, self.settings, 1, uniforms
+        task = Task(
+            prompt=ops.cast(prompt, "int32"),
+            prompt_mask=mask,
+            first_index=index,
+            end_token_ids=tuple(stop_token_ids or ()),
+            pad_token_id=0,
+            settings=self.settings,
+            num_captions=1,
+            uniforms=ops.convert_to_tensor(uniform_draws(self.settings.seed, 1, max_length)),
         )
-        return decoded.token_ids[:, 0]
+        return decode(next, cache, task).token_ids[:, 0]
 
     def get_config(self):
-        values = dataclasses.asdict(self.settings)
-        return {"settings": {"name": type(self.settings).__name__, "values": values}}
+        return {"settings": dataclasses.asdict(self.settings)}

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captioner.sampling import BeamSearch, Greedy, NucleusSampling
-from tools.caption import CaptionCommand, caption, choose_sampler
+from tools.caption import CaptionCommand, caption
 from tools.errors import UsageError
 
 
@@ -131,46 +130,6 @@ def test_a_batch_of_large_photos_ends_early(photos, model, monkeypatch):
     monkeypatch.setattr("tools.caption.MAX_BATCH_PIXELS", 20)  # each photo has 12
     caption(CaptionCommand(inputs=("photos/0.png", "photos/1.png", "photos/3.png")), model.load)
     assert [size for size, *_ in model.calls] == [2, 1]
-
-
-@pytest.mark.parametrize(
-    ("flags", "sampler"),
-    [
-        ({}, BeamSearch()),
-        (
-            {"num_beams": 3, "length_penalty": 0.0, "max_length": 12},
-            BeamSearch(num_beams=3, length_penalty=0.0, max_length=12),
-        ),
-        (
-            {"top_p": 0.8, "temperature": 0.7, "seed": 7},
-            NucleusSampling(top_p=0.8, temperature=0.7, seed=7),
-        ),
-        ({"seed": 0}, NucleusSampling(seed=0)),
-        ({"sampler": "nucleus"}, NucleusSampling()),
-        ({"sampler": "greedy", "max_length": 9}, Greedy(max_length=9)),
-    ],
-)
-def test_flags_choose_the_sampler(flags, sampler):
-    assert choose_sampler(CaptionCommand(inputs=("a.jpg",), **flags)) == sampler
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        ({"top_p": 0.9, "num_beams": 3}, "--top-p belongs to --sampler nucleus, and --num-beams to"),
-        (
-            {"sampler": "beam", "seed": 1},
-            "--seed belongs to --sampler nucleus, and the command says --sampler beam",
-        ),
-        ({"sampler": "greedy", "num_beams": 3}, "--num-beams belongs to --sampler beam"),
-        ({"sampler": "greedy", "num_captions": 2}, "greedy gives one caption"),
-        ({"num_captions": 6}, "Add --num-beams 6"),
-        ({"top_p": 1.5}, "`top_p` must be above 0"),
-    ],
-)
-def test_contradicting_flags_are_a_usage_error(flags, says):
-    with pytest.raises(UsageError, match=says):
-        choose_sampler(CaptionCommand(inputs=("a.jpg",), **flags))
 
 
 def test_nothing_to_caption_is_a_usage_error(model):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from captioner.evaluation import java
 from tools import evaluate as command_module
+from tools.decoding_flags import DecodingFlags
 from tools.errors import UsageError
 from tools.evaluate import EvaluateCommand, evaluate
 
@@ -77,7 +78,9 @@ def test_a_model_captions_the_images_in_batches_and_a_bad_image_is_named_and_lef
     (tmp_path / "b.png").write_bytes(b"no photo")
     model = FakeModel()
     monkeypatch.setattr(command_module, "_load", lambda preset: model)
-    command = EvaluateCommand(csv=table, num_beams=2, batch_size=2, output=tmp_path / "scores.json")
+    command = EvaluateCommand(
+        csv=table, decoding=DecodingFlags(num_beams=2), batch_size=2, output=tmp_path / "scores.json"
+    )
     assert evaluate(command) == 1
     assert [size for size, _ in model.calls] == [1, 1]
     assert model.calls[0][1].num_beams == 2
@@ -93,4 +96,4 @@ def test_wrong_usage_says_which_flag(table, tmp_path):
     with pytest.raises(UsageError, match="`--limit` must be at least 1"):
         EvaluateCommand(csv=table, limit=0)
     with pytest.raises(UsageError, match="`--num-beams` is for a model"):
-        EvaluateCommand(csv=table, predictions=table, num_beams=3)
+        EvaluateCommand(csv=table, predictions=table, decoding=DecodingFlags(num_beams=3))

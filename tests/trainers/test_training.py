@@ -9,7 +9,7 @@ from PIL import Image
 from runs import assert_same_run, killed_in_epoch, read_checkpoint, read_metrics
 
 from captioner.model import ImageCaptioner
-from captioner.sampling import Greedy
+from captioner.sampling import DecodingSettings
 from trainers import callbacks, csv_trainer
 from trainers.callbacks import DivergenceError
 from trainers.checkpoint import CheckpointError
@@ -99,7 +99,10 @@ def test_the_exported_preset_has_the_averaged_weights_of_the_best_epoch(finished
     for variable, value in zip(captioner.variables, stored, strict=True):
         if "seed_generator" not in variable.path:
             np.testing.assert_array_equal(np.array(variable), value, err_msg=variable.path)
-    assert captioner.caption([photos / "0.png"], Greedy(max_length=6))[0][0].log_prob < 0
+    assert (
+        captioner.caption([photos / "0.png"], DecodingSettings(sampler="greedy", max_length=6))[0][0].log_prob
+        < 0
+    )
 
 
 def test_a_run_folder_can_be_fine_tuned(finished, train, tmp_path):

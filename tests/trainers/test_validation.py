@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from captioner.sampling import BeamSearch
+from captioner.sampling import DecodingSettings
 from trainers.caption_sets import tokenize_captions
 from trainers.loop import training_model
 from trainers.pipeline import ImageFiles, validation_dataset
@@ -72,7 +72,7 @@ def test_loss_perplexity_and_accuracy_are_those_of_each_token_of_each_caption(ca
 
 def test_every_image_has_the_caption_that_the_captioner_gives_it(captioner, images, result):
     metrics, captions = result
-    wanted = captioner.caption([image.path for image in images], BeamSearch(num_beams=2, max_length=6))
+    wanted = captioner.caption([image.path for image in images], DecodingSettings(num_beams=2, max_length=6))
     assert captions == {index: best.text for index, (best,) in enumerate(wanted)}
     assert len(set(captions.values())) > 1
     assert 0 <= metrics["val_bleu_4"] <= 1 and metrics["val_cider"] >= 0

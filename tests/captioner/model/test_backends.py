@@ -15,7 +15,7 @@ SCRIPT = """
 import json, sys
 import keras, numpy as np
 from captioner.model import ImageCaptioner
-from captioner.sampling import BeamSearch, Greedy, NucleusSampling
+from captioner.sampling import DecodingSettings
 
 folder = sys.argv[1]
 assert keras.config.backend() == sys.argv[2], keras.config.backend()
@@ -24,11 +24,18 @@ model = ImageCaptioner.from_preset(f"{folder}/preset")
 inputs = {key: data[key] for key in ("images", "token_ids", "padding_mask")}
 logits = keras.ops.convert_to_numpy(model(inputs, training=False))
 captions = {}
-for sampler in (BeamSearch(num_beams=3, max_length=7), Greedy(max_length=7), NucleusSampling(top_p=0.9, max_length=7)):
-    num_captions = 1 if isinstance(sampler, Greedy) else 2
+words = dict(forbidden_words=("runs",), min_length=3, no_repeat_ngram_size=2, repetition_penalty=1.2)
+for name, num_captions, sampler in (
+    ("beam", 2, DecodingSettings(num_beams=3, max_length=7)),
+    ("controls", 2, DecodingSettings(num_beams=4, max_length=12, prompt="a", required_words=("dog",), **words)),
+    ("groups", 2, DecodingSettings(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, max_length=7)),
+    ("greedy", 1, DecodingSettings(sampler="greedy", max_length=7)),
+    ("nucleus", 2, DecodingSettings(sampler="nucleus", top_p=0.9, top_k=50, min_p=0.01, max_length=7, prompt="two")),
+    ("contrastive", 1, DecodingSettings(sampler="contrastive", max_length=7, **words)),
+):
     found = model.caption(list(data["photos"]), sampler, num_captions)
-    captions[type(sampler).__name__] = [[[c.token_ids, c.log_prob] for c in cs] for cs in found]
-model.compile(sampler=Greedy(), jit_compile=False)
+    captions[name] = [[[c.token_ids, c.log_prob] for c in cs] for cs in found]
+model.compile(sampler=DecodingSettings(sampler="greedy"), jit_compile=False)
 texts = model.generate({"images": data["photos"]}, max_length=8)
 model.compile(optimizer=keras.optimizers.SGD(1e-3), jit_compile=False)
 x, y, weight = model.preprocessor({"images": data["photos"], "captions": ["a dog", "two cats"]})

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_captioner import CAPTIONS, logits_of, random_batch, random_images, tiny_captioner
 
 from captioner.model import ImageCaptioner
-from captioner.sampling import BeamSearch, Greedy, NucleusSampling
+from captioner.sampling import DecodingSettings
 from trainers.build import export_preset
 
 IMAGES = random_images(4)
@@ -32,7 +32,7 @@ def fitted():
 def test_fit_preprocesses_raw_images_and_captions_and_learns_them(fitted):
     model, losses = fitted
     assert losses[-1] < 0.1 * losses[0]
-    assert [c[0].text for c in model.caption(IMAGES, Greedy(max_length=16))] == [
+    assert [c[0].text for c in model.caption(IMAGES, DecodingSettings(sampler="greedy", max_length=16))] == [
         model.preprocessor.tokenizer.decode(model.preprocessor.tokenizer.tokenize(c)[:12]) for c in CAPTIONS
     ]
 
@@ -49,7 +49,7 @@ def test_fit_reads_paths_and_several_captions_for_an_image(tmp_path, fitted):
 
 
 def test_a_batch_gives_the_captions_that_its_images_give_one_by_one(model):
-    sampler = BeamSearch(num_beams=3, max_length=6)
+    sampler = DecodingSettings(num_beams=3, max_length=6)
     together = model.caption(IMAGES, sampler, num_captions=2, batch_size=3)
     alone = [model.caption([image], sampler, num_captions=2)[0] for image in IMAGES]
     assert [[c.token_ids for c in cs] for cs in together] == [[c.token_ids for c in cs] for cs in alone]
@@ -58,7 +58,10 @@ def test_a_batch_gives_the_captions_that_its_images_give_one_by_one(model):
 
 def test_captions_carry_the_models_own_log_probabilities(model):
     tokenizer = model.preprocessor.tokenizer
-    for sampler in (BeamSearch(num_beams=3, max_length=7), NucleusSampling(top_p=0.9, max_length=7)):
+    for sampler in (
+        DecodingSettings(num_beams=3, max_length=7),
+        DecodingSettings(sampler="nucleus", top_p=0.9, max_length=7),
+    ):
         for caption in model.caption(IMAGES[:1], sampler, num_captions=3)[0]:
             ids = [tokenizer.start_token_id, *caption.token_ids]
             inputs = {
@@ -72,7 +75,7 @@ def test_captions_carry_the_models_own_log_probabilities(model):
             each = np.take_along_axis(log_probs, np.array(ids[1:])[:, None], axis=1)[:, 0]
             np.testing.assert_allclose(caption.token_log_probs, each, atol=1e-4)
             assert caption.log_prob == pytest.approx(each.sum(), abs=1e-4)
-            alpha = getattr(sampler, "length_penalty", 1.0)
+            alpha = sampler.length_penalty if sampler.sampler == "beam" else 1.0
             assert caption.score == pytest.approx(caption.log_prob / len(each) ** alpha, rel=1e-4)
 
 
@@ -83,7 +86,7 @@ def test_paths_and_arrays_of_different_sizes_are_captioned_alike(model, tmp_path
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, array in zip(paths, arrays, strict=True):
         Image.fromarray(array).save(path)
-    sampler = Greedy(max_length=5)
+    sampler = DecodingSettings(sampler="greedy", max_length=5)
     assert model.caption(paths, sampler) == model.caption(arrays, sampler)
     assert model.caption(str(paths[0]), sampler) == model.caption(arrays[0], sampler)
     assert model.caption([], sampler) == []
@@ -93,11 +96,14 @@ def test_paths_and_arrays_of_different_sizes_are_captioned_alike(model, tmp_path
     ("arguments", "message"),
     [
         (
-            {"sampler": BeamSearch(num_beams=2, max_length=4), "num_captions": 3},
+            {"sampler": DecodingSettings(num_beams=2, max_length=4), "num_captions": 3},
             "num_captions=3.*Raise `num_beams`",
         ),
-        ({"sampler": Greedy(max_length=4), "num_captions": 2}, "num_captions=2"),
-        ({"sampler": Greedy(max_length=18)}, "at most 17 generated tokens.*received max_length=18"),
+        ({"sampler": DecodingSettings(sampler="greedy", max_length=4), "num_captions": 2}, "num_captions=2"),
+        (
+            {"sampler": DecodingSettings(sampler="greedy", max_length=18)},
+            "at most 17 generated tokens.*received max_length=18",
+        ),
         ({"batch_size": 0}, "received batch_size=0"),
     ],
 )
@@ -107,20 +113,20 @@ def test_what_cannot_be_captioned_is_refused(model, arguments, message):
 
 
 def test_the_last_learned_position_can_be_used(model):
-    [[caption]] = model.caption(IMAGES[:1], Greedy(max_length=17))
+    [[caption]] = model.caption(IMAGES[:1], DecodingSettings(sampler="greedy", max_length=17))
     assert len(caption.token_ids) == 17 or caption.token_ids[-1] == model.preprocessor.tokenizer.end_token_id
 
 
 def test_captions_follow_weights_that_change_later():
     model, other = tiny_captioner(), tiny_captioner(seed=5)
-    sampler = Greedy(max_length=6)
+    sampler = DecodingSettings(sampler="greedy", max_length=6)
     before = model.caption(IMAGES, sampler)
     model.set_weights(other.get_weights())
     assert model.caption(IMAGES, sampler) == other.caption(IMAGES, sampler) != before
 
 
 def test_captions_follow_lora_after_compiling_again():
-    model, sampler = tiny_captioner(), Greedy(max_length=6)
+    model, sampler = tiny_captioner(), DecodingSettings(sampler="greedy", max_length=6)
     before = model.caption(IMAGES, sampler)
     model.backbone.enable_lora(2)
     model.compile()
@@ -130,18 +136,20 @@ def test_captions_follow_lora_after_compiling_again():
     assert model.caption(IMAGES, sampler) != before
 
 
-@pytest.mark.parametrize("sampler", [BeamSearch(num_beams=3), Greedy(), "greedy", "beam", "top_p"])
+@pytest.mark.parametrize(
+    "sampler", [DecodingSettings(num_beams=3), DecodingSettings(sampler="greedy"), "greedy", "beam", "top_p"]
+)
 def test_generate_runs_with_our_samplers_and_kerashubs(fitted, sampler):
     model = fitted[0]
     model.compile(sampler=sampler, jit_compile=False)
     texts = model.generate({"images": IMAGES}, max_length=14)
-    expected = model.caption(IMAGES, Greedy(max_length=13))
+    expected = model.caption(IMAGES, DecodingSettings(sampler="greedy", max_length=13))
     assert [text.strip() for text in texts] == [captions[0].text for captions in expected]
 
 
 def test_generate_takes_one_image_many_paths_prompts_and_datasets(fitted, tmp_path):
     model = fitted[0]
-    model.compile(sampler=Greedy(), jit_compile=False)
+    model.compile(sampler=DecodingSettings(sampler="greedy"), jit_compile=False)
     expected = model.generate({"images": IMAGES})
     assert isinstance(expected, list) and len(expected) == 4
     assert model.generate(IMAGES[0]) == expected[0]
@@ -159,7 +167,7 @@ def test_generate_takes_one_image_many_paths_prompts_and_datasets(fitted, tmp_pa
 def test_generate_compiled_by_xla_says_the_same(fitted):
     model = fitted[0]
     model.compile(jit_compile=True)
-    expected = model.caption(IMAGES[:2], BeamSearch(max_length=13))
+    expected = model.caption(IMAGES[:2], DecodingSettings(max_length=13))
     assert model.generate({"images": IMAGES[:2]}, max_length=14) == [c[0].text for c in expected]
 
 
@@ -195,14 +203,14 @@ def test_a_preset_comes_back_as_the_same_captioner(model, preset, loader):
     assert type(loaded) is ImageCaptioner
     batch = random_batch(model, 2, 2, 5)
     np.testing.assert_array_equal(logits_of(loaded, batch), logits_of(model, batch))
-    sampler = BeamSearch(num_beams=2, max_length=5)
+    sampler = DecodingSettings(num_beams=2, max_length=5)
     assert loaded.caption(IMAGES[:1], sampler) == model.caption(IMAGES[:1], sampler)
 
 
 def test_a_preset_loads_in_another_number_format(model, preset):
     loaded = ImageCaptioner.from_preset(preset, dtype="bfloat16")
     assert {v.dtype for v in loaded.backbone.decoder.variables} == {"bfloat16"}
-    assert len(loaded.caption(IMAGES, Greedy(max_length=4))) == 4
+    assert len(loaded.caption(IMAGES, DecodingSettings(sampler="greedy", max_length=4))) == 4
 
 
 def test_a_preset_stored_in_float16_loads_in_float32(model, tmp_path):
@@ -215,7 +223,7 @@ def test_a_preset_stored_in_float16_loads_in_float32(model, tmp_path):
 
 
 def test_a_captioner_comes_back_from_a_keras_file(model, tmp_path):
-    model.compile(sampler=BeamSearch(num_beams=2), jit_compile=False)
+    model.compile(sampler=DecodingSettings(num_beams=2), jit_compile=False)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     batch = random_batch(model, 1, 2, 4)
