@@ -117,6 +117,7 @@ class CaptionerBackbone(keras_hub.models.Backbone):
 
         self.image_encoder_name = image_encoder if isinstance(image_encoder, str) else None
         self.image_size = image_size
+        self.features_shape = tuple(features.shape)
         self.vocabulary_size = vocabulary_size
         self.num_special_tokens = num_special_tokens
         self.hidden_dim = hidden_dim
