@@ -1,29 +1,24 @@
-"""`captioner caption`: finds images, reads them ahead of the model, and writes their captions."""
+"""`captioner caption`: finds images and writes their captions."""
 
-import collections
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tyro
 
-from captioner.images import ImageError, read_image
+from captioner.images import ImageError
 from captioner.resources import DEFAULT_PRESET
+from tools.attention import AttentionPictures
 from tools.decoding_flags import DecodingFlags, choose_settings
 from tools.errors import UsageError
 from tools.inputs import ImageInput, find_images
 from tools.outputs import caption_rows, open_output
+from tools.read_ahead import batches, progress, reading_ahead
 
-MAX_BATCH_PIXELS = 100_000_000
-"""A batch ends early when its photos have more pixels than this: 0.3 GB."""
-NUM_READERS = 4
-"""Threads that read and decode ahead of the model."""
-FEW = 3
-"""So many images need no progress bar."""
+CONSENSUS_TEMPERATURE = 0.5
+"""Of the captions that --consensus draws: few of those drawn at 1 are good."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +28,7 @@ class CaptionCommand:
     Examples:
         captioner caption photo.jpg
         captioner caption photos/ --num-captions 3 --output captions.jsonl
+        captioner caption photo.jpg --attention out/
         captioner caption list.csv --top-p 0.9 --temperature 0.8 --seed 7
         captioner caption photo.jpg --prompt "a close-up of" --forbidden-words man woman
         find . -name "*.jpg" | captioner caption - --output captions.csv
@@ -45,10 +41,20 @@ class CaptionCommand:
     """A .jsonl, .csv or .json (COCO results) file; images it has are skipped. Default: the terminal."""
     preset: str = DEFAULT_PRESET
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
+    image_size_px: int | None = None
+    """Height and width that photos are brought to, for larger or smaller details; the preset's own if not given."""
     num_captions: int = 1
     """Captions for each image, best first."""
     batch_size: int = 16
     """Images that go through the model at once."""
+    consensus: int | None = None
+    """Draw so many captions of an image and take the one that agrees most with the others; --temperature 0.5 if not given."""
+    min_confidence: float | None = None
+    """Leave out captions whose confidence is lower, 0 to 1; needs a calibrated preset."""
+    attention: str | None = None
+    """A folder for a picture of each photo: where the model looked as it said each word of its best caption."""
+    attention_layer: int | None = None
+    """The decoder block that --attention shows, 0 is the first; the mean of all if not given."""
     images: str | None = None
     """Folder that relative paths in lists start from; the list's own folder if not given."""
     image_column: str | None = None
@@ -61,6 +67,14 @@ class CaptionCommand:
             raise ValueError(f"`num_captions` must be at least 1; received num_captions={self.num_captions}.")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={self.batch_size}.")
+        if self.consensus is not None and self.consensus < max(2, self.num_captions):
+            raise UsageError(
+                f"--consensus must be at least 2 and --num-captions {self.num_captions}; received {self.consensus}."
+            )
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"--min-confidence must be from 0 to 1; received {self.min_confidence}.")
+        if self.attention_layer is not None and self.attention is None:
+            raise UsageError("--attention-layer belongs to --attention; say where: --attention FOLDER.")
 
 
 def load_captioner(preset: str) -> Any:
@@ -73,6 +87,15 @@ def load_captioner(preset: str) -> Any:
     return ImageCaptioner.from_preset(preset)
 
 
+def resized(captioner: Any, image_size_px: int | None) -> Any:
+    """The captioner for square images of another size, if one is given."""
+    if image_size_px is None:
+        return captioner
+    from captioner.model.resizing import resize_captioner
+
+    return resize_captioner(captioner, (image_size_px, image_size_px))
+
+
 def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner) -> int:
     """Runs the command; returns 0, or 1 if an image could not be captioned.
 
@@ -80,7 +103,8 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner
         command: the command's settings.
         load: function from a preset to an object with `caption(images, sampler, num_captions, batch_size)`.
     """
-    sampler = choose_settings(command.decoding, command.num_captions)
+    decoding = command.decoding if command.consensus is None else _for_consensus(command.decoding)
+    sampler = choose_settings(decoding, command.consensus or command.num_captions)
     if not command.inputs:
         raise UsageError(
             "nothing to caption; name files, folders or lists: `captioner caption photo.jpg`, or give - to "
@@ -99,101 +123,97 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner
         todo = [image for image in images if output is None or not output.has(image.name)]
         if len(todo) < len(images):
             _say(f"{len(images) - len(todo)} of {len(images)} images are in {command.output} already")
-        num_bad = _caption_all(command, load, sampler, todo, output) if todo else 0
+        num_bad, num_left_out = _caption_all(command, load, sampler, todo, output) if todo else (0, 0)
     if command.output:
         _say(f"{len(todo) - num_bad} images captioned, written to {command.output}")
+    if command.min_confidence is not None:
+        _say(f"{num_left_out} captions left out, their confidence is below {command.min_confidence:g}")
     if num_bad + len(missing):
         _say(f"{num_bad + len(missing)} images could not be read; each is named above")
     return 1 if num_bad + len(missing) else 0
 
 
-def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput], output) -> int:
-    """Captions images batch by batch; returns how many could not be read."""
-    num_bad = 0
-    with _reading_ahead(todo, ahead=command.batch_size) as reading, _progress(len(todo)) as bar:
-        captioner = load(command.preset)
-        for batch in _batches(reading, command.batch_size):
+def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput], output) -> tuple[int, int]:
+    """Captions images batch by batch; returns how many images could not be read, and captions left out."""
+    num_bad = num_left_out = 0
+    with reading_ahead(todo, ahead=command.batch_size) as reading, progress(len(todo)) as bar:
+        captioner = resized(load(command.preset), command.image_size_px)
+        _require_calibration(command, captioner)
+        pictures = (
+            None
+            if command.attention is None
+            else AttentionPictures(command.attention, captioner, command.attention_layer)
+        )
+        for batch in batches(reading, command.batch_size):
             good = [(image, pixels) for image, pixels in batch if not isinstance(pixels, ImageError)]
             for _, error in ((i, e) for i, e in batch if isinstance(e, ImageError)):
                 num_bad += 1
                 bar.write(f"captioner: {error}; skipped", file=sys.stderr)
-            if good:
-                texts = captioner.caption(
-                    [pixels for _, pixels in good],
-                    sampler=sampler,
-                    num_captions=command.num_captions,
-                    batch_size=command.batch_size,
-                )
-                captioned = [(image.name, captions) for (image, _), captions in zip(good, texts, strict=True)]
-                if output is not None:
-                    output.write(captioned)
-                else:
-                    for name, captions in captioned:
-                        bar.write(_shown(name, captions), file=sys.stdout)
-                    sys.stdout.flush()
+            written = _captions(command, captioner, sampler, [pixels for _, pixels in good])
+            kept = [[caption for caption in captions if _is_kept(command, caption)] for captions in written]
+            num_left_out += sum(map(len, written)) - sum(map(len, kept))
+            captioned = [
+                (image, pixels, texts) for (image, pixels), texts in zip(good, kept, strict=True) if texts
+            ]
+            if pictures is not None:
+                pictures.write([(image.name, pixels, best) for image, pixels, (best, *_) in captioned])
+            if output is not None:
+                output.write([(image.name, texts) for image, _, texts in captioned])
+            else:
+                for image, _, texts in captioned:
+                    bar.write(_shown(image.name, texts), file=sys.stdout)
+                sys.stdout.flush()
             bar.update(len(batch))
-    return num_bad
+    return num_bad, num_left_out
 
 
-@contextlib.contextmanager
-def _reading_ahead(images: Sequence[ImageInput], ahead: int) -> Iterator[Iterator[tuple[ImageInput, Any]]]:
-    """Reads files in threads, `ahead` of them before they are asked for; an error stands for its image."""
+def _captions(command: CaptionCommand, captioner, sampler, images: list) -> list[list]:
+    """For each image its captions, best first."""
+    if not images:
+        return []
+    num_captions = command.consensus or command.num_captions
+    captions = captioner.caption(
+        images, sampler=sampler, num_captions=num_captions, batch_size=command.batch_size
+    )
+    if command.consensus is None:
+        return captions
+    from captioner.evaluation.consensus import rank_by_consensus
 
-    def read(image: ImageInput) -> np.ndarray | ImageError:
-        try:
-            return read_image(image.path)
-        except ImageError as error:
-            return error
-
-    def results() -> Iterator[tuple[ImageInput, Any]]:
-        while waiting:
-            image, future = waiting.popleft()
-            for following in rest:
-                waiting.append((following, pool.submit(read, following)))
-                break
-            yield image, future.result()
-
-    rest = iter(images)
-    waiting: collections.deque[tuple[ImageInput, Future]] = collections.deque()
-    pool = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="read-image")
-    try:
-        for image in rest:
-            waiting.append((image, pool.submit(read, image)))
-            if len(waiting) >= ahead:
-                break
-        yield results()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    return [rank_by_consensus(drawn)[: command.num_captions] for drawn in captions]
 
 
-def _batches(
-    reading: Iterator[tuple[ImageInput, Any]], batch_size: int
-) -> Iterator[list[tuple[ImageInput, Any]]]:
-    batch, num_pixels = [], 0
-    for image, pixels in reading:
-        batch.append((image, pixels))
-        num_pixels += 0 if isinstance(pixels, ImageError) else pixels.shape[0] * pixels.shape[1]
-        if len(batch) == batch_size or num_pixels > MAX_BATCH_PIXELS:
-            yield batch
-            batch, num_pixels = [], 0
-    if batch:
-        yield batch
+def _for_consensus(flags: DecodingFlags) -> DecodingFlags:
+    """The flags that draw the captions."""
+    if flags.sampler not in (None, "nucleus"):
+        raise UsageError(
+            f"--consensus draws captions with --sampler nucleus; received --sampler {flags.sampler}."
+        )
+    temperature = CONSENSUS_TEMPERATURE if flags.temperature is None else flags.temperature
+    return dataclasses.replace(flags, sampler="nucleus", temperature=temperature)
 
 
-def _progress(total: int):
-    from tqdm import tqdm
+def _require_calibration(command: CaptionCommand, captioner) -> None:
+    if command.min_confidence is not None and captioner.calibration is None:
+        raise UsageError(
+            f"--min-confidence needs a calibrated preset, and {command.preset} is not. Calibrate it on images with "
+            f"reference captions: captioner evaluate --csv TABLE --images FOLDER --preset {command.preset} --calibrate"
+        )
 
-    # None: only where standard error is a terminal.
-    return tqdm(total=total, unit="image", disable=True if total <= FEW else None, file=sys.stderr)
+
+def _is_kept(command: CaptionCommand, caption) -> bool:
+    return command.min_confidence is None or caption.confidence >= command.min_confidence
 
 
 def _shown(name: str, captions) -> str:
     rows = caption_rows(name, captions)
     if len(rows) == 1:
-        return f"{name}: {rows[0]['caption']} (score {rows[0]['score']:.2f})"
-    return "\n".join(
-        [f"{name}:", *(f"  {row['rank']}. {row['caption']} (score {row['score']:.2f})" for row in rows)]
-    )
+        return f"{name}: {_shown_row(rows[0])}"
+    return "\n".join([f"{name}:", *(f"  {row['rank']}. {_shown_row(row)}" for row in rows)])
+
+
+def _shown_row(row: dict[str, Any]) -> str:
+    confidence = "" if row["confidence"] is None else f", confidence {row['confidence']:.2f}"
+    return f"{row['caption']} (score {row['score']:.2f}{confidence})"
 
 
 def _say(message: str) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from captioner.evaluation import (
     Evaluation,
@@ -18,6 +19,7 @@ from captioner.evaluation import (
 from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
 from captioner.resources import DEFAULT_PRESET
+from tools.caption import resized
 from tools.decoding_flags import DecodingFlags, choose_settings, given_flags
 from tools.errors import UsageError
 
@@ -32,6 +34,8 @@ class EvaluateCommand:
         captioner evaluate --csv dev.csv --images photos/ --output scores.json
 
         captioner evaluate --predictions results.json --csv dev.csv
+
+        captioner evaluate --csv dev.csv --images photos/ --preset runs/mine --calibrate
     """
 
     csv: Path
@@ -57,19 +61,35 @@ class EvaluateCommand:
     """PNG file for the images with the best and the worst captions."""
     contact_sheet_images: int = 12
     """Images on the contact sheet from each end."""
+    image_size_px: int | None = None
+    """Height and width that images are brought to; the preset's own if not given."""
     batch_size: int = 16
     """Images captioned at once."""
+    calibrate: bool = False
+    """Fit the confidence of captions to their CIDEr, and write it into the preset's folder."""
+    calibration_cider: float | None = None
+    """The CIDEr from which on --calibrate counts a caption as good; 0.5 if not given."""
+    reliability_plot: Path | None = None
+    """PNG file for how far confidence and truth agree on captions that --calibrate held out."""
     decoding: DecodingFlags = DecodingFlags()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "contact_sheet_images"):
+        for name in ("limit", "batch_size", "contact_sheet_images", "image_size_px"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1; received {value}.")
-        if self.predictions is not None and (given := list(given_flags(self.decoding))):
-            raise UsageError(
-                f"`--{given[0].replace('_', '-')}` is for a model; with `--predictions` there is none."
-            )
+        if self.predictions is not None:
+            given = [*given_flags(self.decoding), *(["image_size_px"] if self.image_size_px else [])]
+            if given:
+                raise UsageError(
+                    f"`--{given[0].replace('_', '-')}` is for a model; with `--predictions` there is none."
+                )
+        if self.calibrate and self.predictions is not None:
+            raise UsageError("`--calibrate` is for a model; with `--predictions` there is none.")
+        if self.calibrate and self.image_size_px is not None:
+            raise UsageError("`--calibrate` is for the preset's own image size; leave `--image-size-px` out.")
+        if not self.calibrate and (self.calibration_cider is not None or self.reliability_plot is not None):
+            raise UsageError("`--calibration-cider` and `--reliability-plot` belong to `--calibrate`.")
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -97,13 +117,15 @@ def evaluate(command: EvaluateCommand) -> int:
         raise UsageError(f"`--csv` must have usable captions; {str(command.csv)!r} has none.")
     chosen = list(references)[: command.limit]
     failed: dict[Path, str] = {}
+    captions: dict[Path, Any] = {}
     if command.predictions is not None:
         given = read_predictions(command.predictions)
         matched = match_predictions(given, references, coco_file_names(command.csv))
         predictions = {path: matched[path] for path in chosen if path in matched}
         settings = {"predictions": str(command.predictions)}
     else:
-        predictions, settings = _caption(command, chosen, failed)
+        captions, settings = _caption(command, chosen, failed)
+        predictions = {path: caption.text for path, caption in captions.items()}
     chosen = [path for path in chosen if path not in failed]
     if not chosen:
         _say("no image could be captioned, so there is nothing to score.")
@@ -113,6 +135,8 @@ def evaluate(command: EvaluateCommand) -> int:
     evaluation = dataclasses.replace(evaluation, settings=settings)
     _print_scores(evaluation)
     _write(command, evaluation)
+    if command.calibrate:
+        _calibrate(command, [captions[path] for path in chosen], evaluation)
     if failed:
         _say(f"{len(failed)} images could not be captioned and are not in the scores.")
     return 1 if failed else 0
@@ -120,13 +144,13 @@ def evaluate(command: EvaluateCommand) -> int:
 
 def _caption(
     command: EvaluateCommand, paths: Sequence[Path], failed: dict[Path, str]
-) -> tuple[dict[Path, str], dict]:
-    """Captions images with the preset; notes in `failed` those that cannot be read."""
+) -> tuple[dict[Path, Any], dict]:
+    """The best caption of each image, by the preset; notes in `failed` the images that cannot be read."""
     from tqdm import tqdm
 
     sampler = choose_settings(command.decoding)
-    model = _load(command.preset)
-    predictions: dict[Path, str] = {}
+    model = resized(_load(command.preset), command.image_size_px)
+    best_captions: dict[Path, Any] = {}
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
         for batch in _batches(paths, command.batch_size):
             photos = {}
@@ -140,9 +164,10 @@ def _caption(
                 captions = model.caption(
                     list(photos.values()), sampler=sampler, batch_size=command.batch_size
                 )
-                predictions.update(zip(photos, (best.text for best, *_ in captions), strict=True))
+                best_captions.update(zip(photos, (best for best, *_ in captions), strict=True))
             progress.update(len(batch))
-    return predictions, {"preset": command.preset, **sampler.to_dict()}
+    size = {} if command.image_size_px is None else {"image_size_px": command.image_size_px}
+    return best_captions, {"preset": command.preset, **size, **sampler.to_dict()}
 
 
 def _load(preset: str):
@@ -188,6 +213,28 @@ def _write(command: EvaluateCommand, evaluation: Evaluation) -> None:
             f"Best and worst of {len(evaluation.captions)} captions, CIDEr {evaluation.scores['CIDEr']:.3f}"
         )
         contact_sheet(rows, command.contact_sheet, headline=headline)
+
+
+def _calibrate(command: EvaluateCommand, captions: Sequence[Any], evaluation: Evaluation) -> None:
+    """Fits the confidence, writes it into the preset, and says how good it is."""
+    from captioner.evaluation.calibration import DEFAULT_MIN_CIDER, fit_calibration, plot_reliability
+    from captioner.model.calibration import save_calibration
+
+    min_cider = DEFAULT_MIN_CIDER if command.calibration_cider is None else command.calibration_cider
+    calibration, measured = fit_calibration(
+        [caption.log_prob for caption in captions],
+        [len(caption.token_ids) for caption in captions],
+        [entry.cider for entry in evaluation.captions],
+        min_cider,
+    )
+    if command.reliability_plot is not None:
+        plot_reliability(measured, min_cider, command.reliability_plot)
+    path = save_calibration(command.preset, calibration)
+    error, count = measured.expected_calibration_error, sum(measured.counts)
+    sys.stdout.write(
+        f"confidence: probability of a CIDEr of {min_cider:g} or more; expected calibration error {error:.3f} "
+        f"on {count} held-out captions; written to {path}\n"
+    )
 
 
 def _say(message: str) -> None:

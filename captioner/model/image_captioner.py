@@ -3,6 +3,7 @@
 Axes: B images, G texts per image, N captions per image, L text positions, V vocabulary.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
@@ -12,10 +13,13 @@ import numpy as np
 from keras import ops
 
 from captioner.model.backbone import CaptionerBackbone
+from captioner.model.calibration import Calibration
 from captioner.model.caption import Caption
+from captioner.model.given_captions import GivenCaptions
 from captioner.model.inference import compile_inference
 from captioner.model.preprocessor import ImageCaptionerPreprocessor
 from captioner.model.presets import resolve_preset
+from captioner.model.resizing import resize_captioner
 from captioner.sampling.decode import decode, positions_read, require_captions, rows_per_image
 from captioner.sampling.decoded import Decoded
 from captioner.sampling.sampler import CaptionSampler
@@ -26,15 +30,17 @@ from captioner.sampling.token_sampling import uniform_draws
 
 
 @keras.saving.register_keras_serializable("captioner")
-class ImageCaptioner(keras_hub.models.CausalLM):
+class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
     """A `CaptionerBackbone` with its tokenizer and image transform: trains, generates and captions.
 
     `compile`, `fit`, `generate`, `from_preset` and `save_to_preset` are KerasHub's; `caption` adds what
-    captioning needs: several captions for each image, with their probabilities.
+    captioning needs: several captions for each image, with their probabilities; `score` and `attention` are about
+    captions that are given.
 
     Args:
         backbone: `CaptionerBackbone`.
         preprocessor: optional `ImageCaptionerPreprocessor`; without it, inputs are the backbone's.
+        calibration: optional `Calibration`, or a dict of its values; without it, captions have no confidence.
 
     Call arguments:
         inputs: dict of `images` float `(B, height, width, 3)`, `token_ids` int `(B, G, T)`, `padding_mask`
@@ -54,22 +60,25 @@ class ImageCaptioner(keras_hub.models.CausalLM):
     backbone_cls = CaptionerBackbone
     preprocessor_cls = ImageCaptionerPreprocessor
 
-    def __init__(self, backbone, preprocessor=None, **kwargs):
+    def __init__(self, backbone, preprocessor=None, calibration=None, **kwargs):
         self.backbone = backbone
         self.preprocessor = preprocessor
+        self.calibration = Calibration(**calibration) if isinstance(calibration, dict) else calibration
         inputs = backbone.input
         outputs = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self._inference_functions = {}
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
+    def from_preset(cls, preset, load_weights=True, image_size: tuple[int, int] | None = None, **kwargs):
         """Loads a bundled preset by name, a preset folder, a training run's folder, or `hf://` and
         `kaggle://` handles.
 
-        See `keras_hub.models.Task.from_preset`.
+        See `keras_hub.models.Task.from_preset`. `image_size`, `(height, width)` in px, is that of the preset by default;
+        for another one the learned positions of the image tokens are interpolated, see `resize_captioner`.
         """
-        return super().from_preset(resolve_preset(preset), load_weights=load_weights, **kwargs)
+        captioner = super().from_preset(resolve_preset(preset), load_weights=load_weights, **kwargs)
+        return captioner if image_size is None else resize_captioner(captioner, image_size)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler=None, **kwargs):
         """As `keras_hub.models.CausalLM.compile`; `sampler` may be decoding settings, and is beam search by
@@ -226,17 +235,11 @@ class ImageCaptioner(keras_hub.models.CausalLM):
     def _captions(self, decoded, controls: TextControls) -> list[list[Caption]]:
         token_ids, token_log_probs, log_probs, scores, lengths = (ops.convert_to_numpy(x) for x in decoded)
         require_possible(scores)
-        tokenizer = self.preprocessor.tokenizer
 
         def caption(b, n):
             generated = slice(1, 1 + controls.num_unscored + int(lengths[b, n]))
-            return Caption(
-                text=tokenizer.decode(token_ids[b, n, generated]).strip(),
-                token_ids=tuple(token_ids[b, n, generated].tolist()),
-                token_log_probs=tuple(token_log_probs[b, n, generated].tolist()),
-                log_prob=float(log_probs[b, n]),
-                score=float(scores[b, n]),
-            )
+            tokens = token_ids[b, n, generated].tolist(), token_log_probs[b, n, generated].tolist()
+            return self._caption(*tokens, float(log_probs[b, n]), float(scores[b, n]))
 
         return [[caption(b, n) for n in range(scores.shape[1])] for b in range(scores.shape[0])]
 
@@ -294,3 +297,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
         images = inputs["images"]
         single = isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3
         return [{key: [value] if single else value for key, value in inputs.items()}], single
+
+    def get_config(self):
+        calibration = self.calibration and dataclasses.asdict(self.calibration)
+        return super().get_config() | {"calibration": calibration}

@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_captioner import tiny_captioner
 
-from tools.caption import CaptionCommand, caption
+from captioner.sampling import DecodingSettings
+from tools.caption import CaptionCommand, caption, resized
+from tools.decoding_flags import DecodingFlags
 from tools.errors import UsageError
 
 
 class BrightnessCaptioner:
     """Captions an image with its mean value; remembers what it was asked."""
 
-    def __init__(self):
+    def __init__(self, calibration=None):
+        self.calibration = calibration
         self.calls = []
         self.presets = []
 
@@ -29,7 +33,10 @@ class BrightnessCaptioner:
         return [
             [
                 SimpleNamespace(
-                    text=f"brightness {image.mean():.0f}", log_prob=-2.0 * rank, score=-0.5 * rank
+                    text=f"brightness {image.mean():.0f}",
+                    log_prob=-2.0 * rank,
+                    score=-0.5 * rank,
+                    confidence=self.calibration and float(image.mean()) / 40 / rank,
                 )
                 for rank in range(1, num_captions + 1)
             ]
@@ -127,7 +134,7 @@ def test_paths_come_from_standard_input(photos, model, monkeypatch, capsys):
 
 
 def test_a_batch_of_large_photos_ends_early(photos, model, monkeypatch):
-    monkeypatch.setattr("tools.caption.MAX_BATCH_PIXELS", 20)  # each photo has 12
+    monkeypatch.setattr("tools.read_ahead.MAX_BATCH_PIXELS", 20)  # each photo has 12
     caption(CaptionCommand(inputs=("photos/0.png", "photos/1.png", "photos/3.png")), model.load)
     assert [size for size, *_ in model.calls] == [2, 1]
 
@@ -141,3 +148,83 @@ def test_nothing_to_caption_is_a_usage_error(model):
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
         CaptionCommand(inputs=("a.jpg",), **{name: 0})
+
+
+def test_captions_below_the_confidence_are_left_out_and_counted(photos, capsys):
+    model = BrightnessCaptioner(calibration=True)
+    command = CaptionCommand(
+        inputs=("photos/0.png", "photos/1.png", "photos/3.png", "photos/4.png"),
+        num_captions=2,
+        min_confidence=0.5,
+        output="out.jsonl",
+    )
+    assert caption(command, model.load) == 0
+    with open("out.jsonl", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    assert [(row["image"], row["rank"], row["confidence"]) for row in rows] == [
+        ("photos/3.png", 1, 0.75),
+        ("photos/4.png", 1, 1.0),
+        ("photos/4.png", 2, 0.5),
+    ]
+    assert "5 captions left out, their confidence is below 0.5" in capsys.readouterr().err
+
+
+def test_the_confidence_is_printed_and_an_image_without_a_caption_is_not(photos, capsys):
+    model = BrightnessCaptioner(calibration=True)
+    assert (
+        caption(CaptionCommand(inputs=("photos/0.png", "photos/3.png"), min_confidence=0.4), model.load) == 0
+    )
+    assert capsys.readouterr().out == "photos/3.png: brightness 30 (score -0.50, confidence 0.75)\n"
+
+
+def test_a_confidence_that_the_preset_does_not_give_is_refused_with_the_way_out(photos, model):
+    command = CaptionCommand(inputs=("photos/0.png",), min_confidence=0.4, preset="mine")
+    with pytest.raises(UsageError, match=r"captioner evaluate .* --preset mine --calibrate"):
+        caption(command, model.load)
+
+
+def test_consensus_draws_captions_and_takes_the_one_that_agrees_most(photos, model, capsys):
+    texts = ["a red bike", "a dog runs", "a dog runs fast", "the dog runs"]
+    model.caption = lambda images, sampler, num_captions, batch_size: [
+        [
+            SimpleNamespace(text=text, log_prob=-1.0, score=-1.0, confidence=None)
+            for text in texts[:num_captions]
+        ]
+        for _ in images
+        if sampler == DecodingSettings(sampler="nucleus", temperature=0.5, seed=3)
+    ]
+    command = CaptionCommand(
+        inputs=("photos/0.png",), consensus=4, num_captions=2, decoding=DecodingFlags(seed=3)
+    )
+    assert caption(command, model.load) == 0
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "1. a dog runs (score -1.00)",
+        "2. a dog runs fast (score -1.00)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"consensus": 1}, "--consensus must be at least 2"),
+        ({"consensus": 3, "num_captions": 4}, "--consensus must be at least 2 and --num-captions 4"),
+        (
+            {"consensus": 5, "decoding": DecodingFlags(sampler="beam")},
+            "--consensus draws captions with --sampler nucleus",
+        ),
+        ({"consensus": 5, "decoding": DecodingFlags(num_beams=3)}, "--num-beams belongs to --sampler beam"),
+        ({"min_confidence": 1.5}, "--min-confidence must be from 0 to 1"),
+    ],
+)
+def test_impossible_choices_of_captions_are_a_usage_error(photos, model, flags, says):
+    with pytest.raises(UsageError, match=says):
+        caption(CaptionCommand(inputs=("photos/0.png",), **flags), model.load)
+
+
+def test_another_image_size_is_that_of_the_model_that_captions(photos, capsys):
+    model = tiny_captioner()
+    assert resized(model, None) is model
+    assert resized(model, 18).backbone.image_size == (18, 18)
+    words = {"inputs": ("photos/3.png",), "decoding": DecodingFlags(max_length=3), "image_size_px": 18}
+    assert caption(CaptionCommand(**words), lambda preset: model) == 0
+    assert capsys.readouterr().out.startswith("photos/3.png: ")
