@@ -12,7 +12,16 @@ IMPOSSIBLE = -1e9
 
 
 def beam_search(
-    next, prompt, cache, index, prompt_mask, end_token_ids, pad_token_id, settings: BeamSearch, num_captions
+    next,
+    prompt,
+    cache,
+    index,
+    prompt_mask,
+    end_token_ids,
+    pad_token_id,
+    settings: BeamSearch,
+    num_captions,
+    move_rows=None,
 ):
     """Finds the captions of the highest length-normalised log-probability.
 
@@ -33,6 +42,8 @@ def beam_search(
         pad_token_id: int. Fills what follows the end.
         settings: `BeamSearch`.
         num_captions: int. Finished captions kept for each image; K at most.
+        move_rows: function `(cache, rows (B*K,)) -> cache` for a cache that moves its rows itself; by default each
+            tensor is moved.
 
     Returns:
         `Decoded`, best caption first. Given tokens have log-probability 0 and do not count in the length.
@@ -40,6 +51,7 @@ def beam_search(
     References:
         - [Wu et al., 2016](https://arxiv.org/abs/1609.08144), section 7
     """
+    move_rows = move_rows or _move_tensors
     num_beams, max_length = settings.num_beams, prompt.shape[1]
     num_images = ops.shape(prompt)[0]
     prompt_lengths = ops.sum(ops.cast(prompt_mask, "int32"), axis=1)
@@ -96,7 +108,7 @@ def beam_search(
             "log_probs": live_totals,
         }
         rows = ops.take_along_axis(beams, kept, axis=1) + ops.arange(num_images)[:, None] * num_beams
-        cache = keras.tree.map_structure(lambda x: ops.take(x, ops.reshape(rows, (-1,)), axis=0), cache)
+        cache = move_rows(cache, ops.reshape(rows, (-1,)))
         return index + 1, cache, live, finished
 
     first = ops.cast(ops.arange(num_beams) == 0, "float32")
@@ -118,6 +130,10 @@ def beam_search(
         keep_going, step, (index, cache, live, finished), maximum_iterations=max_length - index
     )
     return Decoded(**finished)
+
+
+def _move_tensors(cache, rows):
+    return keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), cache)
 
 
 def _best(finished, candidates, num_captions):

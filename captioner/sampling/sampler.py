@@ -29,6 +29,7 @@ def decode(
     settings,
     num_captions,
     uniforms=None,
+    move_rows=None,
 ):
     """Runs the decoding that `settings` describe; see `beam_search` and `sample_tokens` for the arguments.
 
@@ -38,7 +39,7 @@ def decode(
     require_captions(settings, num_captions)
     arguments = (next, prompt, cache, index, prompt_mask, end_token_ids, pad_token_id, settings, num_captions)
     if isinstance(settings, BeamSearch):
-        return beam_search(*arguments)
+        return beam_search(*arguments, move_rows=move_rows)
     return sample_tokens(*arguments, uniforms=uniforms)
 
 
