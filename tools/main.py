@@ -45,6 +45,13 @@ COMMANDS = (
         "evaluate",
         "Score captions with the COCO metrics.",
     ),
+    Command(
+        ("benchmark", "decode"),
+        "tools.benchmark",
+        "BenchmarkDecodeCommand",
+        "benchmark_decode",
+        "Time decoding on this machine.",
+    ),
 )
 
 HELP = """\
@@ -156,7 +163,7 @@ def _find(words: list[str]) -> Command:
 
 
 def _help() -> str:
-    lines = (f"  {' '.join(command.words):<12} {command.summary}" for command in COMMANDS)
+    lines = (f"  {' '.join(command.words):<18} {command.summary}" for command in COMMANDS)
     return HELP.format(commands="\n".join(lines))
 
 
