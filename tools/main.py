@@ -46,6 +46,13 @@ COMMANDS = (
         "Score captions with the COCO metrics.",
     ),
     Command(("score",), "tools.score", "ScoreCommand", "score", "Give the probability of given captions."),
+    Command(
+        ("benchmark", "decode"),
+        "tools.benchmark",
+        "BenchmarkDecodeCommand",
+        "benchmark_decode",
+        "Time decoding on this machine.",
+    ),
 )
 
 HELP = """\
@@ -157,7 +164,7 @@ def _find(words: list[str]) -> Command:
 
 
 def _help() -> str:
-    lines = (f"  {' '.join(command.words):<12} {command.summary}" for command in COMMANDS)
+    lines = (f"  {' '.join(command.words):<18} {command.summary}" for command in COMMANDS)
     return HELP.format(commands="\n".join(lines))
 
 

@@ -76,7 +76,8 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         layer_norm_epsilon: float.
         train_batch_norm: bool. Whether the image encoder's batch statistics are learned. False suits
             pretrained encoders: their statistics stay as they are, also when their weights are trained.
-        dtype: optional dtype policy.
+        dtype: optional dtype policy. "bfloat16" is for captioning: image tokens and decoder hold and use their
+            weights in it, and an image encoder given by name stays in float32, as convolutions gain nothing on a CPU.
 
     Call arguments:
         inputs: dict of `images` float `(B, height, width, 3)` in 0..255, `token_ids` int `(B, G, T)` and
@@ -108,7 +109,7 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         image_size = tuple(image_size)
         intermediate_dim = intermediate_dim or 4 * hidden_dim
         network = (
-            build_image_encoder(image_encoder, image_size, dtype=dtype)
+            build_image_encoder(image_encoder, image_size, dtype=_image_encoder_dtype(dtype))
             if isinstance(image_encoder, str)
             else image_encoder
         )
@@ -263,3 +264,8 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         if isinstance(config["image_encoder"], dict):
             config["image_encoder"] = keras.saving.deserialize_keras_object(config["image_encoder"])
         return super().from_config(config)
+
+
+def _image_encoder_dtype(dtype):
+    is_bfloat16 = dtype is not None and keras.dtype_policies.get(dtype).name == "bfloat16"
+    return "float32" if is_bfloat16 else dtype

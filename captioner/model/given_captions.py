@@ -125,7 +125,7 @@ class GivenCaptions:
         num_images, num_texts, length = ops.shape(token_ids)
         rows = ops.reshape(token_ids, (-1, length))
         image_keys_values = decoder.image_keys_values(self.backbone.encode_images(images))
-        cache = decoder.empty_cache(ops.shape(rows)[0], length)
+        cache = decoder.empty_cache(num_images, num_texts, length)
         _, _, weights = decoder.decode(rows, cache, 0, image_keys_values)
         chosen = weights if layer is None else [weights[layer]]
         mean = sum(ops.mean(ops.cast(block, "float32"), axis=1) for block in chosen) / len(chosen)

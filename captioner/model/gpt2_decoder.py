@@ -1,7 +1,7 @@
 """The GPT-2 decoder with cross-attention to image tokens.
 
-Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens, N heads, H head width, D
-width, V vocabulary (the special tokens included).
+Axes: B images, G texts per image, R = B*G rows, T text positions, L cached positions, S image tokens, N heads,
+H head width, D width, V vocabulary (the special tokens included).
 """
 
 import keras
@@ -203,39 +203,63 @@ class GPT2Decoder(keras.layers.Layer):
         """What decoding needs of the images: for each block, keys and values `(B, N, S, H)`."""
         return [block.project_image(image_tokens) for block in self.blocks]
 
-    def empty_cache(self, num_rows, length: int) -> list[tuple]:
-        """For each block, zero keys and values `(R, N, length, H)`."""
-        shape = (num_rows, self.num_heads, length, self.hidden_dim // self.num_heads)
-        return [
+    def empty_cache(self, num_images, num_texts: int, length: int) -> dict:
+        """The cache of L positions of the G texts of each image.
+
+        Returns:
+            Dict of `blocks`, for each block zero keys and values `(B, N, L, G, H)`, and of `origins`, int32 `(R, L)`:
+            which of its image's G texts wrote what a row reads at each position. Beams branch and die: their rows of
+            `origins` move, and keys and values stay where they are; see `move_rows`.
+        """
+        shape = (num_images, self.num_heads, length, num_texts, self.hidden_dim // self.num_heads)
+        blocks = [
             (ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)) for _ in self.blocks
         ]
+        return {"blocks": blocks, "origins": ops.zeros((num_images * num_texts, length), "int32")}
+
+    def move_rows(self, cache: dict, rows) -> dict:
+        """The cache of texts that go on from others of their image.
+
+        Args:
+            cache: from `empty_cache` or `decode`.
+            rows: int tensor `(R,)`. Row r goes on from what row `rows[r]` has read, which belongs to the same image.
+        """
+        return {"blocks": cache["blocks"], "origins": ops.take(cache["origins"], rows, axis=0)}
 
     def decode(self, token_ids, cache, cache_index, image_keys_values):
         """Runs `T` further positions of each row, reading and extending the cache.
 
         Args:
             token_ids: int tensor `(R, T)`: the tokens at positions `cache_index` to `cache_index + T - 1`.
-            cache: from `empty_cache` or the last call.
+            cache: from `empty_cache`, `move_rows` or the last call.
             cache_index: int or int tensor.
             image_keys_values: from `image_keys_values`; R = B*G, the rows of an image are neighbours.
 
         Returns:
             `(hidden (R, T, D), cache, weights)`, the weights being one `(B, N, G*T, S)` for each block.
         """
-        num_new, num_cached = ops.shape(token_ids)[1], ops.shape(cache[0][0])[2]
+        num_images, _, length, num_texts, _ = ops.shape(cache["blocks"][0][0])
+        num_new = ops.shape(token_ids)[1]
         positions = cache_index + ops.arange(num_new)
-        mask = ops.arange(num_cached)[None, :] <= positions[:, None]
+        texts = ops.arange(num_texts, dtype="int32")
+        is_new = ops.arange(length) >= cache_index
+        origins = ops.reshape(cache["origins"], (num_images, num_texts, length))
+        origins = ops.where(is_new, texts[:, None], origins)
+        is_past = ops.arange(length) <= positions[:, None]
+        mask = ops.logical_and(is_past[:, :, None], origins[:, :, None, :, None] == texts)  # (B, G, T, L, G)
+        mask = ops.reshape(mask, (num_images, 1, num_texts * num_new, length * num_texts))
         x = self._embed(token_ids, ops.take(self.position_embedding, positions, axis=0), False)
-        new_cache, weights = [], []
+        blocks, weights = [], []
         for block, block_cache, (image_keys, image_values) in zip(
-            self.blocks, cache, image_keys_values, strict=True
+            self.blocks, cache["blocks"], image_keys_values, strict=True
         ):
             x, block_cache, block_weights = block(
                 x, mask, image_keys, image_values, cache=block_cache, cache_index=cache_index, training=False
             )
-            new_cache.append(block_cache)
+            blocks.append(block_cache)
             weights.append(block_weights)
-        return self.final_norm(x), new_cache, weights
+        cache = {"blocks": blocks, "origins": ops.reshape(origins, (-1, length))}
+        return self.final_norm(x), cache, weights
 
     def _embed(self, token_ids, positions, training):
         x = self.token_embedding(token_ids)

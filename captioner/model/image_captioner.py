@@ -216,8 +216,8 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
             words=controls.words,
             uniforms=uniforms,
         )
-        cache = backbone.decoder.empty_cache(num_images * rows_per_image(sampler, num_captions), length)
-        return decode(self._next_function(image_tokens), cache, task)
+        cache = backbone.decoder.empty_cache(num_images, rows_per_image(sampler, num_captions), length)
+        return decode(self._next_function(image_tokens), cache, task, backbone.decoder.move_rows)
 
     def _next_function(self, image_tokens):
         """The step of a sampler; it closes over the images' keys and values, which are never tiled or
@@ -257,19 +257,21 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
         image_tokens = backbone.encode_images(inputs["images"])
         step = self._next_function(image_tokens)
 
-        # KerasHub's samplers repeat and move the cache as one tensor: (R, layers, 2, N, L, H).
+        # KerasHub's samplers repeat and move the cache as one tensor, (R, layers, 2, N, L, 1, H), so each text has a
+        # cache of its own.
         def pack(cache):
-            return ops.stack([ops.stack(pair, axis=1) for pair in cache], axis=1)
+            return ops.stack([ops.stack(pair, axis=1) for pair in cache["blocks"]], axis=1)
 
         def unpack(cache):
-            return [(cache[:, i, 0], cache[:, i, 1]) for i in range(backbone.num_layers)]
+            blocks = [(cache[:, i, 0], cache[:, i, 1]) for i in range(backbone.num_layers)]
+            return {"blocks": blocks, "origins": ops.zeros((ops.shape(cache)[0], length), "int32")}
 
         def next_packed(prompt, cache, index):
             logits, hidden, cache = step(prompt, unpack(cache), index)
             return logits, hidden, pack(cache)
 
         length = token_ids.shape[1]
-        cache = backbone.decoder.empty_cache(ops.shape(token_ids)[0], length)
+        cache = backbone.decoder.empty_cache(ops.shape(token_ids)[0], 1, length)
         lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=-1)
         # The cache is filled by stepping through the prompt, so that prompts of different lengths need no
         # second way.

@@ -1,6 +1,6 @@
 """The one transformer block: bidirectional for image tokens, causal with cross-attention for text.
 
-Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens or cached positions, N
+Axes: B images, G texts per image, R = B*G rows, T text positions, S image tokens, L cached positions, N
 heads, H head width, D width.
 """
 
@@ -66,11 +66,13 @@ class TransformerBlock(keras.layers.Layer):
 
     Call arguments:
         x: float tensor `(R, T, D)`.
-        self_attention_mask: bool tensor broadcastable to `(R, N, T, S)`; True = attend. None = bidirectional.
+        self_attention_mask: bool tensor broadcastable to `(R, N, T, T)`, or with a cache to `(B, N, G*T, L*G)`;
+            True = attend. None = bidirectional.
         image_keys: float tensor `(B, N, S, H)` from `project_image`, with R = B*G: the rows of an image are
             neighbours.
         image_values: float tensor `(B, N, S, H)`.
-        cache: optional pair of float tensors `(R, N, S, H)`, the keys and values of S text positions.
+        cache: optional pair of float tensors `(B, N, L, G, H)`, the keys and values of L positions of the G texts
+            of an image. The mask says which of them are a text's own.
         cache_index: int tensor. The first position that `x` takes in the cache.
 
     Returns:
@@ -182,27 +184,39 @@ class TransformerBlock(keras.layers.Layer):
         return x, cache, weights
 
     def _self_attend(self, x, mask, cache, cache_index, training):
-        queries, keys, values = (
-            split_heads(part, self.num_heads) for part in ops.split(self.query_key_value(x), 3, axis=-1)
-        )
+        queries, keys, values = ops.split(self.query_key_value(x), 3, axis=-1)
         if cache is not None:
-            start = (0, 0, cache_index, 0)
-            keys = ops.slice_update(cache[0], start, ops.cast(keys, cache[0].dtype))
-            values = ops.slice_update(cache[1], start, ops.cast(values, cache[1].dtype))
-            cache = (keys, values)
-        outputs, _ = attend(queries, keys, values, mask, self.attention_dropout, training)
-        return self.self_attention_output(merge_heads(outputs)), cache
+            cache = tuple(
+                self._extend(part, new, cache_index) for part, new in zip(cache, (keys, values), strict=True)
+            )
+            num_images, _, num_cached, num_texts, head_dim = ops.shape(cache[0])
+            shape = (num_images, self.num_heads, num_cached * num_texts, head_dim)
+            keys, values = (ops.reshape(part, shape) for part in cache)
+        else:
+            num_images = ops.shape(x)[0]
+            keys, values = split_heads(keys, self.num_heads), split_heads(values, self.num_heads)
+        outputs, _ = self._attend_folded(queries, keys, values, num_images, mask, training)
+        return self.self_attention_output(outputs), cache
+
+    def _extend(self, cache, new, cache_index):
+        """Writes `(R, T, D)` at positions `cache_index` and following of `(B, N, L, G, H)`."""
+        num_images, num_heads, _, num_texts, head_dim = ops.shape(cache)
+        new = ops.reshape(new, (num_images, num_texts, -1, num_heads, head_dim))
+        new = ops.cast(ops.transpose(new, (0, 3, 2, 1, 4)), cache.dtype)
+        return ops.slice_update(cache, (0, 0, cache_index, 0, 0), new)
 
     def _cross_attend(self, x, image_keys, image_values, training):
-        # The G texts of an image are folded into the time axis, so that its keys and values are never tiled.
-        length, width = ops.shape(x)[1], x.shape[-1]
-        folded = ops.reshape(self.cross_attention_query(x), (ops.shape(image_keys)[0], -1, width))
-        queries = split_heads(folded, self.num_heads)
-        outputs, weights = attend(
-            queries, image_keys, image_values, dropout=self.attention_dropout, training=training
-        )
-        unfolded = ops.reshape(merge_heads(outputs), (-1, length, width))
-        return self.cross_attention_output(unfolded), weights
+        queries, num_images = self.cross_attention_query(x), ops.shape(image_keys)[0]
+        outputs, weights = self._attend_folded(queries, image_keys, image_values, num_images, None, training)
+        return self.cross_attention_output(outputs), weights
+
+    def _attend_folded(self, queries, keys, values, num_images, mask, training):
+        """Attention of `(R, T, D)`. The G texts of an image are folded into the time axis, so that what they share is
+        never tiled."""
+        length, width = ops.shape(queries)[1], queries.shape[-1]
+        folded = split_heads(ops.reshape(queries, (num_images, -1, width)), self.num_heads)
+        outputs, weights = attend(folded, keys, values, mask, self.attention_dropout, training)
+        return ops.reshape(merge_heads(outputs), (-1, length, width)), weights
 
     def compute_output_shape(self, x_shape):
         return x_shape

@@ -1,5 +1,7 @@
 """The one decoding loop. Axes: B images, K rows of an image, N captions per image, L text positions, V vocabulary."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -42,7 +44,12 @@ def require_captions(settings: DecodingSettings, num_captions: int) -> None:
         )
 
 
-def decode(next, cache, task: Task) -> Decoded:
+def move_tensors(cache, rows):
+    """The cache of rows that go on from others: each tensor `(B*K, ...)` is moved, int `(B*K,)` says from where."""
+    return keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), cache)
+
+
+def decode(next, cache, task: Task, move_rows: Callable = move_tensors) -> Decoded:
     """Decodes captions, one position of all rows at a time, until no caption can change.
 
     Each sampler is a class with `start`, `rows`, `keep_going`, `advance` and `result`, which see the whole batch but no
@@ -52,8 +59,10 @@ def decode(next, cache, task: Task) -> Decoded:
         next: function `(token_ids (B*K, L), cache, index) -> (logits (B*K, V), hidden (B*K, D), cache)`: the logits
             at position `index`, and the hidden state before it, which contrastive search reads. The rows of an image are
             neighbours.
-        cache: nest of tensors `(B*K, ...)`; moved with the rows.
+        cache: what `next` reads and extends.
         task: `Task`.
+        move_rows: function `(cache, rows (B*K,)) -> cache`: row r of the new cache goes on from row `rows[r]`, of the same
+            image. By default each tensor of the cache is moved.
 
     Returns:
         `Decoded`, best caption first. A score of `IMPOSSIBLE` marks a caption that the controls do not allow: there are fewer
@@ -74,8 +83,7 @@ def decode(next, cache, task: Task) -> Decoded:
         state, rows = search.advance(index, ops.cast(logits, "float32"), hidden, state)
         if rows is not None:
             rows = ops.cast(rows, "int32") + ops.arange(task.num_images, dtype="int32")[:, None] * num_rows
-            rows = ops.reshape(rows, (-1,))
-            cache = keras.tree.map_structure(lambda x: ops.take(x, rows, axis=0), cache)
+            cache = move_rows(cache, ops.reshape(rows, (-1,)))
         return index + 1, cache, state
 
     index = ops.cast(task.first_index, "int32")

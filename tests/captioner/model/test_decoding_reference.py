@@ -69,8 +69,8 @@ def ours(decoder, settings, num_captions):
         settings=settings,
         num_captions=num_captions,
     )
-    cache = decoder.empty_cache(NUM_IMAGES * rows_per_image(settings, num_captions), POSITIONS)
-    decoded = decode(next, cache, task)
+    cache = decoder.empty_cache(NUM_IMAGES, rows_per_image(settings, num_captions), POSITIONS)
+    decoded = decode(next, cache, task, decoder.move_rows)
     return tuple(keras.ops.convert_to_numpy(x) for x in (decoded.token_ids, decoded.scores))
 
 

@@ -77,7 +77,7 @@ def test_texts_read_their_own_image(decoder):
 def test_cached_decoding_equals_the_full_pass_at_every_position(decoder, chunks):
     full = logits_of(decoder, TOKENS, ALL)
     rows, index = TOKENS.reshape(B * G, T), 0
-    cache, image = decoder.empty_cache(B * G, 8), decoder.image_keys_values(IMAGE)
+    cache, image = decoder.empty_cache(B, G, 8), decoder.image_keys_values(IMAGE)
     for length in chunks:
         hidden, cache, weights = decoder.decode(rows[:, index : index + length], cache, index, image)
         logits = keras.ops.convert_to_numpy(decoder.logits(hidden)).reshape(B, G, length, V)
@@ -87,6 +87,23 @@ def test_cached_decoding_equals_the_full_pass_at_every_position(decoder, chunks)
             assert block_weights.shape == (B, 2, G * length, S)
             np.testing.assert_allclose(keras.ops.convert_to_numpy(block_weights).sum(-1), 1, atol=1e-5)
         index += length
+
+
+def test_beams_that_branch_read_what_the_beams_they_came_from_have_read(decoder):
+    generator = np.random.default_rng(3)
+    rows, texts = TOKENS.reshape(B * G, T), np.zeros((B * G, 0), "int32")
+    cache, image = decoder.empty_cache(B, G, T), decoder.image_keys_values(IMAGE)
+    for index in range(T):
+        texts = np.concatenate([texts, rows[:, index : index + 1]], axis=1)
+        hidden, cache, _ = decoder.decode(rows[:, index : index + 1], cache, index, image)
+        mask = np.ones((B, G, index + 1), bool)
+        full = logits_of(decoder, texts.reshape(B, G, index + 1), mask)[:, :, -1]
+        logits = keras.ops.convert_to_numpy(decoder.logits(hidden)).reshape(B, G, V)
+        np.testing.assert_allclose(logits, full, atol=1e-5)
+        parents = (generator.integers(0, G, (B, G)) + G * np.arange(B)[:, None]).reshape(-1)
+        texts, cache = texts[parents], decoder.move_rows(cache, parents)
+    for keys, values in decoder.move_rows(cache, parents)["blocks"]:
+        assert keys.shape == values.shape == (B, 2, T, G, D // 2)
 
 
 def test_more_positions_than_learned_are_refused(decoder):

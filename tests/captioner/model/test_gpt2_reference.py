@@ -50,7 +50,7 @@ def test_cached_logits_equal_the_pytorch_original(reference, decoder):
     token_ids = generator.integers(0, V, (B, T)).astype("int32")
     image_tokens = generator.normal(size=(B, S, D)).astype("float32")
     theirs = reference_logits(reference, token_ids, np.ones((B, T), bool), image_tokens)
-    cache, image = decoder.empty_cache(B, T), decoder.image_keys_values(image_tokens)
+    cache, image = decoder.empty_cache(B, 1, T), decoder.image_keys_values(image_tokens)
     for index in range(T):
         hidden, cache, _ = decoder.decode(token_ids[:, index : index + 1], cache, index, image)
         ours = keras.ops.convert_to_numpy(decoder.logits(hidden))[:, 0]

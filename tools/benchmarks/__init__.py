@@ -1,0 +1,1 @@
+"""What `captioner benchmark` measures: workers in processes of their own, and the report."""

@@ -1,0 +1,104 @@
+"""One configuration of the decoding benchmark: ours, the peer and the floor, measured in turns."""
+
+import contextlib
+import dataclasses
+import statistics
+import sys
+
+from tools.benchmarks.worker import Worker
+
+OURS, PEER = "tools.benchmarks.ours", "tools.benchmarks.peer"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """Sizes of one configuration; None takes the benchmark's."""
+
+    batch_size: int
+    """Images at once (B)."""
+    num_beams: int
+    """Beams (K); 1 is greedy."""
+    num_tokens: int | None = None
+    """Tokens of a caption."""
+    num_image_tokens: int | None = None
+    """Image tokens (S)."""
+
+    def given(self) -> dict:
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        sizes = self.given().items()
+        return ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in sizes)
+
+
+def measure_case(
+    case: Case,
+    common: dict,
+    *,
+    dtypes: tuple[str, ...],
+    peer_python: str | None,
+    with_floor: bool,
+    repetitions: int,
+    versions: dict[str, str],
+) -> dict:
+    """Measures ours in each dtype, the peer, and the floor in each dtype.
+
+    Args:
+        case: the sizes.
+        common: what all configurations share.
+        dtypes: of our decoder.
+        peer_python: interpreter of the peer; None leaves it out.
+        with_floor: whether to time the floor.
+        repetitions: measurements of each, in turns.
+        versions: takes the versions of the libraries.
+
+    Returns:
+        The sizes, and `ours`, `peer` and `floor`: medians in seconds, and peak memory in MB.
+    """
+    shared = common | case.given() | {"with_encoder": with_floor}
+    wanted = {("ours", dtype): (sys.executable, OURS, "caption", dtype) for dtype in dtypes}
+    if peer_python:
+        wanted["peer", "float32"] = (peer_python, PEER, "caption", "float32")
+    for dtype in dtypes if with_floor else ():
+        wanted["TensorFlow", dtype] = (sys.executable, OURS, "floor", dtype)
+        if peer_python:
+            wanted["PyTorch", dtype] = (peer_python, PEER, "floor", dtype)
+    answers = {key: [] for key in wanted}
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for key, (python, module, part, dtype) in wanted.items():
+            configuration = shared | {"part": part, "dtype": dtype}
+            workers[key] = stack.enter_context(Worker(python, module, configuration))
+            versions.update(workers[key].about["versions"])
+        for _ in range(repetitions):
+            for key, worker in workers.items():
+                answers[key].append(worker.measure())
+    medians = {key: _medians(measured) for key, measured in answers.items()}
+    ours = {dtype: medians["ours", dtype] for dtype in dtypes}
+    for answer in [*ours.values(), *([medians["peer", "float32"]] if peer_python else [])]:
+        _require_forced(answer, shared["num_tokens"])
+    floor = {
+        dtype: {
+            library: medians[library, dtype]["step_seconds"]
+            for library in ("TensorFlow", "PyTorch")
+            if (library, dtype) in medians
+        }
+        for dtype in dtypes
+    }
+    return {
+        **{key: shared[key] for key in ("batch_size", "num_beams", "num_tokens", "num_image_tokens")},
+        "ours": ours,
+        "peer": medians.get(("peer", "float32")),
+        "floor": floor if with_floor else None,
+    }
+
+
+def _medians(measured: list[dict]) -> dict:
+    return {key: statistics.median(answer[key] for answer in measured) for key in measured[0]}
+
+
+def _require_forced(answer: dict, num_tokens: int) -> None:
+    if answer["num_tokens"] != num_tokens:
+        raise RuntimeError(
+            f"captions must have {num_tokens} tokens, or their times say nothing; they have {answer['num_tokens']}."
+        )
