@@ -7,6 +7,7 @@ from keras import ops
 from captioner.sampling.decoded import Decoded
 from captioner.sampling.logit_processors import IMPOSSIBLE, count_tokens
 from captioner.sampling.task import Task, merge_rows, repeat_rows, take_rows, write
+from captioner.sampling.top_k import top_k
 
 
 class BeamSearch:
@@ -72,7 +73,7 @@ class BeamSearch:
         log_probs = ops.log_softmax(logits, axis=-1)
         word_states = merge_rows(live["word_states"]) if task.words is not None else None
         ranked = task.control(log_probs, self.rows(state), index, word_states)
-        banks = self._banks(word_states, shape) if self.num_banks > 1 else None
+        banks = self._banks(word_states) if self.num_banks > 1 else None
         log_probs, ranked = ops.reshape(log_probs, shape), ops.reshape(ranked, shape)
         given = ops.zeros((shape[0],), dtype="bool")
         if task.may_be_given:
@@ -121,12 +122,14 @@ class BeamSearch:
         log_probs, ranked, banks = scores
         vocabulary_size = ranked.shape[-1]
         flat = (task.num_images, num_beams * vocabulary_size)
-        totals = live["totals"][:, :, None] + ranked
-        wanted = totals if taken is None else totals - task.settings.diversity_penalty * taken[:, None]
-        wanted, choices, ranks = self._best_candidates(ops.reshape(wanted, flat), banks)
+        if taken is not None:
+            ranked = ranked - task.settings.diversity_penalty * taken[:, None]
+        wanted, choices, ranks = self._best_candidates(live["totals"], ranked, banks)
         beams, tokens = choices // vocabulary_size, choices % vocabulary_size
-        totals = wanted if taken is None else ops.take_along_axis(ops.reshape(totals, flat), choices, axis=1)
         step_log_probs = ops.take_along_axis(ops.reshape(log_probs, flat), choices, axis=1)
+        totals = wanted
+        if taken is not None:
+            totals = wanted + task.settings.diversity_penalty * ops.take_along_axis(taken, tokens, axis=1)
         candidates = {
             "token_ids": write(take_rows(live["token_ids"], beams), index, tokens),
             "token_log_probs": write(take_rows(live["token_log_probs"], beams), index, step_log_probs),
@@ -157,18 +160,35 @@ class BeamSearch:
         chosen = (tokens[:, :num_beams], wanted[:, :num_beams] > IMPOSSIBLE / 2)  # ends are choices too
         return live, _take(both, kept), rows, chosen
 
-    def _best_candidates(self, wanted, banks):
+    def _best_candidates(self, totals, ranked, banks):
         """The best of each bank: their value, place in `(K*V)` and rank in the bank, each `(B, M)`; bank by bank."""
         # 2K candidates hold at least K that do not end, as each beam has one end token; several need as many more.
-        num_ends = max(len(self.task.end_token_ids), 1)
-        count = min(self.num_beams * (1 + num_ends), wanted.shape[1])
+        count = self.num_beams * (1 + max(len(self.task.end_token_ids), 1))
+        rows = merge_rows(ranked)
         if banks is None:
-            return *ops.top_k(wanted, count), ops.arange(count)[None]
-        found = [
-            ops.top_k(ops.where(banks == bank, wanted, IMPOSSIBLE), count) for bank in range(self.num_banks)
-        ]
+            found = [self._best_of_bank(totals, rows, count)]
+        else:
+            found = [
+                self._best_of_bank(totals, ops.where(banks == bank, rows, IMPOSSIBLE), count)
+                for bank in range(self.num_banks)
+            ]
+        count = found[0][0].shape[1]
         values, choices = (ops.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
         return values, choices, (ops.arange(self.num_banks * count) % count)[None]
+
+    def _best_of_bank(self, totals, rows, count):
+        """Values and places in `(K*V)` of the best candidates, `(B, M)`: they are among the best of each beam."""
+        vocabulary_size = rows.shape[1]
+        values, tokens = top_k(rows, min(count, vocabulary_size))
+        by_image = (self.task.num_images, self.num_beams, values.shape[1])
+        values = ops.reshape(values, by_image) + totals[:, :, None]
+        places = (
+            ops.reshape(tokens, by_image)
+            + vocabulary_size * ops.arange(self.num_beams, dtype="int32")[:, None]
+        )
+        flat = (by_image[0], by_image[1] * by_image[2])
+        values, kept = ops.top_k(ops.reshape(values, flat), min(count, flat[1]))
+        return values, ops.take_along_axis(ops.reshape(places, flat), kept, axis=1)
 
     def _beams_that_go_on(self, wanted):
         """The K candidates to extend: int `(B, K)`."""
@@ -182,12 +202,11 @@ class BeamSearch:
         keys = ops.where(possible > 0, -turns, IMPOSSIBLE)
         return ops.top_k(ops.reshape(keys, ops.shape(wanted)), self.num_beams)[1]
 
-    def _banks(self, word_states, shape):
-        """What each candidate would still need, counted up to the number of banks: int `(B, K*V)`."""
+    def _banks(self, word_states):
+        """What each candidate would still need, counted up to the number of banks: int `(B*K, V)`."""
         words = self.task.words
         banks = ops.minimum(words.needed_after(word_states), self.num_banks - 1)
-        banks = ops.take(banks, words.token_classes, axis=1)
-        return ops.reshape(banks, (shape[0], shape[1] * shape[2]))
+        return ops.take(banks, words.token_classes, axis=1)
 
     def _is_settled(self, state):
         """Whether the captions of a group cannot change any more: bool `(B, G)`."""

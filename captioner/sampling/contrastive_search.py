@@ -6,6 +6,7 @@ from captioner.sampling.decoded import Decoded
 from captioner.sampling.logit_processors import IMPOSSIBLE
 from captioner.sampling.settings import CONTRASTIVE_CANDIDATES, DecodingSettings
 from captioner.sampling.task import Task, merge_rows, repeat_rows, take_rows, write
+from captioner.sampling.top_k import top_k
 
 
 def num_candidates(settings: DecodingSettings) -> int:
@@ -127,7 +128,7 @@ class ContrastiveSearch:
         """The K likeliest tokens for `index`, `(B, K)`, and what is known of them."""
         task = self.task
         scores = task.control(logits, state["token_ids"][:, 0], index, state.get("word_states"))
-        likeliest, tokens = ops.top_k(scores, self.num_candidates)
+        likeliest, tokens = top_k(scores, self.num_candidates)
         given_tokens, given = task.given(index)
         tokens = ops.where(given[:, None], given_tokens[:, None], tokens)
         tokens = ops.where(state["ended"][:, None], task.pad_token_id, tokens)

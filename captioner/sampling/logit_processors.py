@@ -10,6 +10,8 @@ import math
 
 from keras import ops
 
+from captioner.sampling.top_k import top_k as few_largest
+
 IMPOSSIBLE = -1e9
 """Score of what cannot be: finite, so that sums of it stay comparable."""
 
@@ -21,7 +23,7 @@ def scale_by_temperature(logits, temperature: float):
 
 def keep_top_k(logits, top_k: int):
     """Rules out all but the `top_k` likeliest tokens, and what ties with the last of them."""
-    likeliest, _ = ops.top_k(logits, min(top_k, logits.shape[-1]))
+    likeliest, _ = few_largest(logits, min(top_k, logits.shape[-1]))
     return _keep(logits, logits >= likeliest[:, -1:])
 
 
@@ -33,7 +35,7 @@ def keep_top_p(logits, top_p: float, top_k: int | None = None):
         top_p: float. The token that crosses it belongs to the set, and so does what ties with that one.
         top_k: optional int. Tokens that are left; sorting more is most of the work.
     """
-    likeliest, _ = ops.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))
+    likeliest, _ = few_largest(logits, min(top_k or logits.shape[-1], logits.shape[-1]))
     weights = ops.exp(likeliest - likeliest[:, :1])
     before = ops.cumsum(weights, axis=-1) - weights
     num_kept = ops.sum(ops.cast(before < top_p * ops.sum(weights, axis=-1, keepdims=True), "int32"), axis=-1)
