@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +45,8 @@ class CaptionCommand:
     """A .jsonl, .csv or .json (COCO results) file; images it has are skipped. Default: the terminal."""
     preset: str = DEFAULT_PRESET
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """bfloat16 is faster and smaller on processors that have it; the preset's own, often float32, if not given."""
     num_captions: int = 1
     """Captions for each image, best first."""
     batch_size: int = 16
@@ -120,23 +123,33 @@ def choose_sampler(command: CaptionCommand) -> DecodingSettings:
     return sampler
 
 
-def load_captioner(preset: str) -> Any:
-    """Loads an `ImageCaptioner`, without TensorFlow's chatter."""
+def load_captioner(preset: str, dtype: str | None = None) -> Any:
+    """Loads an `ImageCaptioner`, without TensorFlow's chatter.
+
+    Args:
+        preset: see `ImageCaptioner.from_preset`.
+        dtype: of the weights; None is the preset's own. Where bfloat16 is slow, float32 is taken and a line says so.
+    """
     from tools.quiet import import_tensorflow
 
     import_tensorflow()
     from captioner.model import ImageCaptioner
+    from captioner.model.inference import has_fast_bfloat16
 
-    return ImageCaptioner.from_preset(preset)
+    if dtype == "bfloat16" and not has_fast_bfloat16():
+        _say("this processor has no instructions for bfloat16, which would be slower; going on in float32")
+        dtype = "float32"
+    return ImageCaptioner.from_preset(preset, **({} if dtype is None else {"dtype": dtype}))
 
 
-def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner) -> int:
+def caption(command: CaptionCommand, load: Callable[[str], Any] | None = None) -> int:
     """Runs the command; returns 0, or 1 if an image could not be captioned.
 
     Args:
         command: the command's settings.
         load: function from a preset to an object with `caption(images, sampler, num_captions, batch_size)`.
     """
+    load = load or functools.partial(load_captioner, dtype=command.dtype)
     sampler = choose_sampler(command)
     if not command.inputs:
         raise UsageError(

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from captioner.evaluation import (
     Evaluation,
@@ -18,6 +19,7 @@ from captioner.evaluation import (
 from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
 from captioner.resources import DEFAULT_PRESET
+from tools.caption import load_captioner
 from tools.errors import UsageError
 
 
@@ -39,6 +41,8 @@ class EvaluateCommand:
     """Folder that the table's image names start from; by default the table's own."""
     preset: str = DEFAULT_PRESET
     """The model: name of a preset, or folder of one (a training run's folder too)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the weights, see `captioner caption`; the preset's own if not given."""
     predictions: Path | None = None
     """Captions to score in place of a model's: COCO results JSON, JSON lines (.jsonl) or a CSV with image and
     caption."""
@@ -133,7 +137,7 @@ def _caption(
 
     options = {name: getattr(command, name) for name in ("num_beams", "length_penalty", "max_length")}
     sampler = BeamSearch(**{name: value for name, value in options.items() if value is not None})
-    model = _load(command.preset)
+    model = load_captioner(command.preset, command.dtype)
     predictions: dict[Path, str] = {}
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
         for batch in _batches(paths, command.batch_size):
@@ -151,15 +155,6 @@ def _caption(
                 predictions.update(zip(photos, (best.text for best, *_ in captions), strict=True))
             progress.update(len(batch))
     return predictions, {"preset": command.preset, "sampler": "beam", **dataclasses.asdict(sampler)}
-
-
-def _load(preset: str):
-    from tools.quiet import import_tensorflow
-
-    import_tensorflow()
-    from captioner import ImageCaptioner
-
-    return ImageCaptioner.from_preset(preset)
 
 
 def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:

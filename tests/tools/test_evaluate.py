@@ -76,7 +76,7 @@ def test_a_model_captions_the_images_in_batches_and_a_bad_image_is_named_and_lef
 ):
     (tmp_path / "b.png").write_bytes(b"no photo")
     model = FakeModel()
-    monkeypatch.setattr(command_module, "_load", lambda preset: model)
+    monkeypatch.setattr(command_module, "load_captioner", lambda preset, dtype: model)
     command = EvaluateCommand(csv=table, num_beams=2, batch_size=2, output=tmp_path / "scores.json")
     assert evaluate(command) == 1
     assert [size for size, _ in model.calls] == [1, 1]
