@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -43,6 +44,8 @@ class CaptionCommand:
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
     image_size_px: int | None = None
     """Height and width that photos are brought to, for larger or smaller details; the preset's own if not given."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """bfloat16 is faster and smaller on processors that have it; the preset's own, often float32, if not given."""
     num_captions: int = 1
     """Captions for each image, best first."""
     batch_size: int = 16
@@ -77,14 +80,23 @@ class CaptionCommand:
             raise UsageError("--attention-layer belongs to --attention; say where: --attention FOLDER.")
 
 
-def load_captioner(preset: str) -> Any:
-    """Loads an `ImageCaptioner`, without TensorFlow's chatter."""
+def load_captioner(preset: str, dtype: str | None = None) -> Any:
+    """Loads an `ImageCaptioner`, without TensorFlow's chatter.
+
+    Args:
+        preset: see `ImageCaptioner.from_preset`.
+        dtype: of the weights; None is the preset's own. Where bfloat16 is slow, float32 is taken and a line says so.
+    """
     from tools.quiet import import_tensorflow
 
     import_tensorflow()
     from captioner.model import ImageCaptioner
+    from captioner.model.inference import has_fast_bfloat16
 
-    return ImageCaptioner.from_preset(preset)
+    if dtype == "bfloat16" and not has_fast_bfloat16():
+        _say("this processor has no instructions for bfloat16, which would be slower; going on in float32")
+        dtype = "float32"
+    return ImageCaptioner.from_preset(preset, **({} if dtype is None else {"dtype": dtype}))
 
 
 def resized(captioner: Any, image_size_px: int | None) -> Any:
@@ -96,13 +108,14 @@ def resized(captioner: Any, image_size_px: int | None) -> Any:
     return resize_captioner(captioner, (image_size_px, image_size_px))
 
 
-def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner) -> int:
+def caption(command: CaptionCommand, load: Callable[[str], Any] | None = None) -> int:
     """Runs the command; returns 0, or 1 if an image could not be captioned.
 
     Args:
         command: the command's settings.
         load: function from a preset to an object with `caption(images, sampler, num_captions, batch_size)`.
     """
+    load = load or functools.partial(load_captioner, dtype=command.dtype)
     decoding = command.decoding if command.consensus is None else _for_consensus(command.decoding)
     sampler = choose_settings(decoding, command.consensus or command.num_captions)
     if not command.inputs:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from captioner.evaluation import (
     Evaluation,
@@ -19,7 +19,7 @@ from captioner.evaluation import (
 from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
 from captioner.resources import DEFAULT_PRESET
-from tools.caption import resized
+from tools.caption import load_captioner, resized
 from tools.decoding_flags import DecodingFlags, choose_settings, given_flags
 from tools.errors import UsageError
 
@@ -44,6 +44,8 @@ class EvaluateCommand:
     """Folder that the table's image names start from; by default the table's own."""
     preset: str = DEFAULT_PRESET
     """The model: name of a preset, or folder of one (a training run's folder too)."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the weights, see `captioner caption`; the preset's own if not given."""
     predictions: Path | None = None
     """Captions to score in place of a model's: COCO results JSON, JSON lines (.jsonl) or a CSV with image and
     caption."""
@@ -149,7 +151,7 @@ def _caption(
     from tqdm import tqdm
 
     sampler = choose_settings(command.decoding)
-    model = resized(_load(command.preset), command.image_size_px)
+    model = resized(load_captioner(command.preset, command.dtype), command.image_size_px)
     best_captions: dict[Path, Any] = {}
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
         for batch in _batches(paths, command.batch_size):
@@ -168,15 +170,6 @@ def _caption(
             progress.update(len(batch))
     size = {} if command.image_size_px is None else {"image_size_px": command.image_size_px}
     return best_captions, {"preset": command.preset, **size, **sampler.to_dict()}
-
-
-def _load(preset: str):
-    from tools.quiet import import_tensorflow
-
-    import_tensorflow()
-    from captioner import ImageCaptioner
-
-    return ImageCaptioner.from_preset(preset)
 
 
 def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:

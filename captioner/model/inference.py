@@ -1,6 +1,7 @@
-"""Compiles a function of tensors that reads a model's variables, on each backend."""
+"""Runs a model fast: compiled on each backend, and in bfloat16 where that is fast."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 
@@ -31,6 +32,21 @@ def compile_inference(model: keras.Model, function: Callable) -> Callable:
 
         return torch.no_grad()(function)
     return function
+
+
+def has_fast_bfloat16(cpu_info: str | None = None) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32 here: on a GPU, or by the processor's instructions.
+
+    Args:
+        cpu_info: the text of `/proc/cpuinfo`; read if not given. Where there is no such file the answer is no.
+    """
+    if cpu_info is None:
+        if keras.distribution.list_devices("gpu"):
+            return True
+        path = Path("/proc/cpuinfo")
+        cpu_info = path.read_text() if path.is_file() else ""
+    # x86: AVX-512 BF16 or AMX; ARM: BF16. Elsewhere bfloat16 is emulated, and slower than float32.
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_info.split()))
 
 
 def _compile_jax(model, function):

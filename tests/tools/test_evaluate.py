@@ -79,7 +79,7 @@ def test_a_model_captions_the_images_in_batches_and_a_bad_image_is_named_and_lef
 ):
     (tmp_path / "b.png").write_bytes(b"no photo")
     model = FakeModel()
-    monkeypatch.setattr(command_module, "_load", lambda preset: model)
+    monkeypatch.setattr(command_module, "load_captioner", lambda preset, dtype: model)
     command = EvaluateCommand(
         csv=table, decoding=DecodingFlags(num_beams=2), batch_size=2, output=tmp_path / "scores.json"
     )
@@ -129,7 +129,7 @@ def test_calibration_is_written_into_the_preset_and_the_rest_of_it_stays(
                 for number in numbers
             ]
 
-    monkeypatch.setattr(command_module, "_load", lambda preset: Model())
+    monkeypatch.setattr(command_module, "load_captioner", lambda preset, dtype: Model())
     plot = tmp_path / "docs" / "plot.png"
     command = EvaluateCommand(
         csv=tmp_path / "dev.csv",

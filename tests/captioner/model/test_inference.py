@@ -1,0 +1,46 @@
+"""Where bfloat16 is fast, and what it leaves in float32."""
+
+import keras
+import numpy as np
+import pytest
+from tiny_captioner import logits_of, random_batch, tiny_captioner
+
+from captioner.model import CaptionerBackbone, ImageCaptioner
+from captioner.model.inference import has_fast_bfloat16
+
+
+@pytest.mark.parametrize(
+    ("cpu_info", "expected"),
+    [
+        ("flags : avx2 avx512f avx512_bf16", True),
+        ("flags : amx_bf16", True),
+        ("Features : asimd bf16", True),
+        ("flags : avx2 avx512f avx512_bf16x", False),
+        ("", False),
+    ],
+)
+def test_bfloat16_is_fast_where_the_processor_has_instructions_for_it(cpu_info, expected):
+    assert has_fast_bfloat16(cpu_info) is expected
+
+
+def test_a_preset_in_bfloat16_keeps_its_image_encoder_in_float32_and_nearly_its_logits(tmp_path):
+    model = tiny_captioner()
+    model.save_to_preset(str(tmp_path / "preset"))
+    fast = ImageCaptioner.from_preset(str(tmp_path / "preset"), dtype="bfloat16")
+    assert {v.dtype for v in fast.backbone.decoder.variables} == {"bfloat16"}
+    inputs = random_batch(model, 2, 3, 5)
+    expected = logits_of(model, inputs)
+    difference = logits_of(fast, inputs) - expected
+    assert 0 < np.abs(difference).max() < expected.std()
+    assert np.abs(difference).mean() < 0.05 * expected.std()
+
+
+def test_a_named_image_encoder_stays_in_float32():
+    backbone = CaptionerBackbone(
+        "efficientnet_lite0", image_size=(32, 32), vocabulary_size=5, num_special_tokens=1, hidden_dim=4,
+        num_heads=2, num_image_layers=1, num_layers=1, dtype="bfloat16",
+    )  # fmt: skip
+    assert {v.dtype for v in backbone.image_encoder.variables} == {"float32"}
+    assert {v.dtype for v in backbone.image_tokens.weights} == {"bfloat16"}
+    hidden = backbone.encode_images(np.zeros((1, 32, 32, 3), "float32"))
+    assert keras.backend.standardize_dtype(hidden.dtype) == "bfloat16"
