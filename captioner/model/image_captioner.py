@@ -13,6 +13,7 @@ from keras import ops
 
 from captioner.model.backbone import CaptionerBackbone
 from captioner.model.caption import Caption
+from captioner.model.given_captions import GivenCaptions
 from captioner.model.inference import compile_inference
 from captioner.model.preprocessor import ImageCaptionerPreprocessor
 from captioner.model.presets import resolve_preset
@@ -23,11 +24,12 @@ from captioner.sampling.token_sampling import uniform_draws
 
 
 @keras.saving.register_keras_serializable("captioner")
-class ImageCaptioner(keras_hub.models.CausalLM):
+class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
     """A `CaptionerBackbone` with its tokenizer and image transform: trains, generates and captions.
 
     `compile`, `fit`, `generate`, `from_preset` and `save_to_preset` are KerasHub's; `caption` adds what
-    captioning needs: several captions for each image, with their probabilities.
+    captioning needs: several captions for each image, with their probabilities; `score` and `attention` are about
+    captions that are given.
 
     Args:
         backbone: `CaptionerBackbone`.
@@ -217,19 +219,22 @@ class ImageCaptioner(keras_hub.models.CausalLM):
 
     def _captions(self, decoded) -> list[list[Caption]]:
         token_ids, token_log_probs, log_probs, scores, lengths = (ops.convert_to_numpy(x) for x in decoded)
-        tokenizer = self.preprocessor.tokenizer
 
         def caption(b, n):
             generated = slice(1, 1 + int(lengths[b, n]))
-            return Caption(
-                text=tokenizer.decode(token_ids[b, n, generated]).strip(),
-                token_ids=tuple(token_ids[b, n, generated].tolist()),
-                token_log_probs=tuple(token_log_probs[b, n, generated].tolist()),
-                log_prob=float(log_probs[b, n]),
-                score=float(scores[b, n]),
-            )
+            tokens = token_ids[b, n, generated].tolist(), token_log_probs[b, n, generated].tolist()
+            return self._caption(*tokens, float(log_probs[b, n]), float(scores[b, n]))
 
         return [[caption(b, n) for n in range(scores.shape[1])] for b in range(scores.shape[0])]
+
+    def _caption(self, token_ids, token_log_probs, log_prob: float, score: float) -> Caption:
+        return Caption(
+            text=self.preprocessor.tokenizer.decode(token_ids).strip(),
+            token_ids=tuple(token_ids),
+            token_log_probs=tuple(token_log_probs),
+            log_prob=log_prob,
+            score=score,
+        )
 
     def generate_step(self, inputs, stop_token_ids=None):
         """One batch of `generate()`, with whatever sampler `compile()` was given; see
