@@ -1,33 +1,19 @@
 """Contact sheets: photos in a grid with text below each, as one PNG."""
 
 import dataclasses
-import functools
-import importlib.util
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from captioner.evaluation.text_drawing import LINE_HEIGHT_PX, draw_lines, wrap_text
 from captioner.files import atomic_path
 
 MAX_ROWS = 1000
-FONT_SIZE_PX = 14
-LINE_HEIGHT_PX = 19
 MARGIN_PX = 10
 MAX_LINES = 12
-
-# Pillow's own font lacks even "é"; these, where a system has one, know more of the world's letters.
-_WIDER_FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "NotoSans-Regular.ttf",
-    "DejaVuSans.ttf",
-    "Arial Unicode.ttf",
-    "msyh.ttc",
-    "arial.ttf",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +60,11 @@ def contact_sheet(
     tiles = [_tile(row, tile_size_px) for row in rows]
     bands = [tiles[start : start + num_columns] for start in range(0, len(tiles), num_columns)]
     width = MARGIN_PX + num_columns * (tile_size_px + MARGIN_PX)
-    heading = _wrap(headline, width - 2 * MARGIN_PX) if headline else []
+    heading = wrap_text(headline, width - 2 * MARGIN_PX) if headline else []
     top = MARGIN_PX + len(heading) * LINE_HEIGHT_PX + (MARGIN_PX if heading else 0)
     height = top + sum(max(tile.height for tile in band) + MARGIN_PX for band in bands)
     sheet = Image.new("RGB", (width, height), "white")
-    _write(sheet, heading, MARGIN_PX, MARGIN_PX)
+    draw_lines(sheet, heading, MARGIN_PX, MARGIN_PX)
     for band in bands:
         for column, tile in enumerate(band):
             sheet.paste(tile, (MARGIN_PX + column * (tile_size_px + MARGIN_PX), top))
@@ -89,15 +75,15 @@ def contact_sheet(
 
 def _tile(row: SheetRow, size: int) -> Image.Image:
     photo, problem = _photo(row.image, size)
-    lines = [line for text in row.lines for line in _wrap(text, size)[:MAX_LINES]]
+    lines = [line for text in row.lines for line in wrap_text(text, size)[:MAX_LINES]]
     tile = Image.new("RGB", (size, size + 4 + len(lines) * LINE_HEIGHT_PX), "white")
     if photo is None:
         tile.paste("lightgrey", (0, 0, size, size))
         fitting = max(1, (size - 16) // LINE_HEIGHT_PX)
-        _write(tile, _wrap(problem, size - 16)[:fitting], 8, 8)
+        draw_lines(tile, wrap_text(problem, size - 16)[:fitting], 8, 8)
     else:
         tile.paste(photo, ((size - photo.width) // 2, (size - photo.height) // 2))
-    _write(tile, lines, 0, size + 4)
+    draw_lines(tile, lines, 0, size + 4)
     return tile
 
 
@@ -114,71 +100,3 @@ def _photo(image: Any, size: int) -> tuple[Image.Image | None, str]:
     # One photo of hundreds must not cost the sheet, whatever is wrong with it.
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    """Breaks a text into lines of at most `width` pixels, within a word only where it alone is too wide."""
-    lines, line = [], ""
-    for word in _printable(text).split():
-        longer = f"{line} {word}" if line else word
-        if _width(longer) <= width:
-            line = longer
-            continue
-        if line:
-            lines.append(line)
-        while _width(word) > width and len(word) > 1:
-            end = next(
-                end for end in range(1, len(word) + 1) if end == len(word) or _width(word[: end + 1]) > width
-            )
-            lines.append(word[:end])
-            word = word[end:]
-        line = word
-    return [*lines, line] if line else lines
-
-
-def _printable(text: str) -> str:
-    """`text` without control characters and lone surrogates, which no font can draw; cut at a page's
-    length."""
-    text = text[:1000].encode("utf-8", "replace").decode("utf-8")
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _width(text: str) -> float:
-    return _font_for(text).getlength(text)
-
-
-def _write(image: Image.Image, lines: Sequence[str], left: int, top: int) -> None:
-    draw = ImageDraw.Draw(image)
-    for number, line in enumerate(lines):
-        draw.text((left, top + number * LINE_HEIGHT_PX), line, fill="black", font=_font_for(line))
-
-
-def _font_for(text: str):
-    """The first font that has all letters of `text`, else Pillow's own, which draws boxes for what it
-    lacks."""
-    if all(ord(letter) < 128 for letter in text):
-        return _fonts()[0]
-    return max(_fonts(), key=lambda font: sum(_has(font, letter) for letter in set(text)))
-
-
-@functools.cache
-def _fonts() -> tuple:
-    fonts = [ImageFont.load_default(FONT_SIZE_PX)]
-    names = list(_WIDER_FONTS)
-    if spec := importlib.util.find_spec("matplotlib"):  # It carries DejaVu Sans; found without importing it.
-        names.append(str(Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"))
-    for name in names:
-        try:
-            fonts.append(ImageFont.truetype(name, FONT_SIZE_PX))
-        except OSError:
-            continue
-    return tuple(fonts)
-
-
-@functools.lru_cache(maxsize=4096)
-def _has(font, letter: str) -> bool:
-    """Whether a font draws something else for `letter` than its sign for an unknown one."""
-    if letter.isspace():
-        return True
-    unknown, mask = font.getmask("\U0010fffd"), font.getmask(letter)
-    return (mask.size, bytes(mask)) != (unknown.size, bytes(unknown))

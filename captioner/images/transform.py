@@ -4,6 +4,8 @@ import dataclasses
 import operator
 import typing
 
+import numpy as np
+
 PAD_VALUE = 127.0
 """Grey level of the margins of `resize="pad"`: the middle of 0..255."""
 
@@ -50,6 +52,12 @@ class ImageTransform:
 
     def __call__(self, image):
         return self.padded(self.resized(image))
+
+    def view(self, image) -> np.ndarray:
+        """What the model sees of an image, to be looked at: uint8 `(H, W, 3)`, in the proportions of the image."""
+        if self.resize == "stretch":
+            return np.asarray(image).astype("uint8")
+        return np.asarray(self(image)).round().astype("uint8")
 
     def resized(self, image):
         """Crops and resizes, but leaves the margins of `pad` out: float32 `(<=h, <=w, 3)`."""
