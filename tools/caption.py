@@ -1,29 +1,21 @@
-"""`captioner caption`: finds images, reads them ahead of the model, and writes their captions."""
+"""`captioner caption`: finds images and writes their captions."""
 
-import collections
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import tyro
 
-from captioner.images import ImageError, read_image
+from captioner.images import ImageError
 from captioner.resources import DEFAULT_PRESET
 from captioner.sampling import BeamSearch, DecodingSettings, Greedy, NucleusSampling
+from tools.attention import AttentionPictures
 from tools.errors import UsageError
 from tools.inputs import ImageInput, find_images
 from tools.outputs import caption_rows, open_output
-
-MAX_BATCH_PIXELS = 100_000_000
-"""A batch ends early when its photos have more pixels than this: 0.3 GB."""
-NUM_READERS = 4
-"""Threads that read and decode ahead of the model."""
-FEW = 3
-"""So many images need no progress bar."""
+from tools.read_ahead import batches, progress, reading_ahead
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +25,7 @@ class CaptionCommand:
     Examples:
         captioner caption photo.jpg
         captioner caption photos/ --num-captions 3 --output captions.jsonl
+        captioner caption photo.jpg --attention out/
         captioner caption list.csv --top-p 0.9 --temperature 0.8 --seed 7
         find . -name "*.jpg" | captioner caption - --output captions.csv
     """
@@ -64,6 +57,10 @@ class CaptionCommand:
     """Nucleus sampling: the same seed gives the same captions; 0 if not given."""
     max_length: int | None = None
     """Most tokens of a caption; 30 if not given."""
+    attention: str | None = None
+    """A folder for a picture of each photo: where the model looked as it said each word of its best caption."""
+    attention_layer: int | None = None
+    """The decoder block that --attention shows, 0 is the first; the mean of all if not given."""
     images: str | None = None
     """Folder that relative paths in lists start from; the list's own folder if not given."""
     image_column: str | None = None
@@ -74,6 +71,8 @@ class CaptionCommand:
             raise ValueError(f"`num_captions` must be at least 1; received num_captions={self.num_captions}.")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={self.batch_size}.")
+        if self.attention_layer is not None and self.attention is None:
+            raise UsageError("--attention-layer belongs to --attention; say where: --attention FOLDER.")
 
 
 _SAMPLERS = {
@@ -167,9 +166,14 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner
 def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput], output) -> int:
     """Captions images batch by batch; returns how many could not be read."""
     num_bad = 0
-    with _reading_ahead(todo, ahead=command.batch_size) as reading, _progress(len(todo)) as bar:
+    with reading_ahead(todo, ahead=command.batch_size) as reading, progress(len(todo)) as bar:
         captioner = load(command.preset)
-        for batch in _batches(reading, command.batch_size):
+        pictures = (
+            None
+            if command.attention is None
+            else AttentionPictures(command.attention, captioner, command.attention_layer)
+        )
+        for batch in batches(reading, command.batch_size):
             good = [(image, pixels) for image, pixels in batch if not isinstance(pixels, ImageError)]
             for _, error in ((i, e) for i, e in batch if isinstance(e, ImageError)):
                 num_bad += 1
@@ -181,6 +185,9 @@ def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput],
                     num_captions=command.num_captions,
                     batch_size=command.batch_size,
                 )
+                if pictures is not None:
+                    names, pixels = zip(*((image.name, pixels) for image, pixels in good), strict=True)
+                    pictures.write(names, pixels, [best for best, *_ in texts])
                 captioned = [(image.name, captions) for (image, _), captions in zip(good, texts, strict=True)]
                 if output is not None:
                     output.write(captioned)
@@ -190,58 +197,6 @@ def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput],
                     sys.stdout.flush()
             bar.update(len(batch))
     return num_bad
-
-
-@contextlib.contextmanager
-def _reading_ahead(images: Sequence[ImageInput], ahead: int) -> Iterator[Iterator[tuple[ImageInput, Any]]]:
-    """Reads files in threads, `ahead` of them before they are asked for; an error stands for its image."""
-
-    def read(image: ImageInput) -> np.ndarray | ImageError:
-        try:
-            return read_image(image.path)
-        except ImageError as error:
-            return error
-
-    def results() -> Iterator[tuple[ImageInput, Any]]:
-        while waiting:
-            image, future = waiting.popleft()
-            for following in rest:
-                waiting.append((following, pool.submit(read, following)))
-                break
-            yield image, future.result()
-
-    rest = iter(images)
-    waiting: collections.deque[tuple[ImageInput, Future]] = collections.deque()
-    pool = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="read-image")
-    try:
-        for image in rest:
-            waiting.append((image, pool.submit(read, image)))
-            if len(waiting) >= ahead:
-                break
-        yield results()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _batches(
-    reading: Iterator[tuple[ImageInput, Any]], batch_size: int
-) -> Iterator[list[tuple[ImageInput, Any]]]:
-    batch, num_pixels = [], 0
-    for image, pixels in reading:
-        batch.append((image, pixels))
-        num_pixels += 0 if isinstance(pixels, ImageError) else pixels.shape[0] * pixels.shape[1]
-        if len(batch) == batch_size or num_pixels > MAX_BATCH_PIXELS:
-            yield batch
-            batch, num_pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _progress(total: int):
-    from tqdm import tqdm
-
-    # None: only where standard error is a terminal.
-    return tqdm(total=total, unit="image", disable=True if total <= FEW else None, file=sys.stderr)
 
 
 def _shown(name: str, captions) -> str:

@@ -45,6 +45,7 @@ COMMANDS = (
         "evaluate",
         "Score captions with the COCO metrics.",
     ),
+    Command(("score",), "tools.score", "ScoreCommand", "score", "Give the probability of given captions."),
 )
 
 HELP = """\

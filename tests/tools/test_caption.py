@@ -128,7 +128,7 @@ def test_paths_come_from_standard_input(photos, model, monkeypatch, capsys):
 
 
 def test_a_batch_of_large_photos_ends_early(photos, model, monkeypatch):
-    monkeypatch.setattr("tools.caption.MAX_BATCH_PIXELS", 20)  # each photo has 12
+    monkeypatch.setattr("tools.read_ahead.MAX_BATCH_PIXELS", 20)  # each photo has 12
     caption(CaptionCommand(inputs=("photos/0.png", "photos/1.png", "photos/3.png")), model.load)
     assert [size for size, *_ in model.calls] == [2, 1]
 
