@@ -79,6 +79,7 @@ class CiderD:
 
     Args:
         corpus: for each image of the corpus its tokenised captions. An n-gram weighs less the more images it occurs in.
+            Without a corpus, all n-grams weigh alike.
 
     Call arguments:
         prediction: str. A tokenised caption.
@@ -91,8 +92,11 @@ class CiderD:
         - [Vedantam et al., 2015](https://arxiv.org/abs/1411.5726), sections 4 and 7
     """
 
-    def __init__(self, corpus: Iterable[Sequence[str]]):
+    def __init__(self, corpus: Iterable[Sequence[str]] | None = None):
         self._frequency, num_images = NgramCounts(), 0  # In how many images' captions an n-gram occurs.
+        if corpus is None:
+            self._log_images = 1.0
+            return
         for texts in corpus:
             self._frequency.update(set().union(*map(_ngrams, texts)))
             num_images += 1
@@ -102,6 +106,11 @@ class CiderD:
         weighed = self._weigh(_ngrams(prediction))
         similarities = [_similarity(weighed, self._weigh(_ngrams(text))) for text in references]
         return 10.0 * sum(similarities) / len(similarities)
+
+    def similarities(self, captions: Sequence[str]) -> list[list[float]]:
+        """Each caption's value with each one as its only reference; captions are weighed once."""
+        weighed = [self._weigh(_ngrams(text)) for text in captions]
+        return [[10.0 * _similarity(one, other) for other in weighed] for one in weighed]
 
     def _weigh(self, counts: NgramCounts) -> tuple[list[dict], list[float], int]:
         vectors = [{} for _ in range(MAX_ORDER)]
