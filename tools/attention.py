@@ -28,13 +28,18 @@ class AttentionPictures:
         captioner.attention([], [], layer)  # refuses what cannot be drawn, before any work
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, names: Sequence[str], images: Sequence[Any], captions: Sequence[Any]) -> None:
-        """Draws a batch of photos, each with one caption."""
+    def write(self, captioned: Sequence[tuple[str, Any, Any]]) -> None:
+        """Draws a batch of photos: the name, the pixels and the caption of each."""
         from captioner.evaluation.attention_strip import attention_strip, word_maps
 
         preprocessor = self.captioner.preprocessor
-        maps = self.captioner.attention(images, captions, self.layer, batch_size=max(1, len(images)))
-        for name, pixels, caption, (of_caption,) in zip(names, images, captions, maps, strict=True):
+        maps = self.captioner.attention(
+            [pixels for _, pixels, _ in captioned],
+            [caption for *_, caption in captioned],
+            self.layer,
+            batch_size=max(1, len(captioned)),
+        )
+        for (name, pixels, caption), (of_caption,) in zip(captioned, maps, strict=True):
             words = word_maps(preprocessor.tokenizer, caption.token_ids, of_caption)
             if words:
                 view = preprocessor.image_transform.view(pixels)

@@ -17,6 +17,9 @@ from tools.inputs import ImageInput, find_images
 from tools.outputs import caption_rows, open_output
 from tools.read_ahead import batches, progress, reading_ahead
 
+CONSENSUS_TEMPERATURE = 0.5
+"""Of the captions that --consensus draws: few of those drawn at 1 are good."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionCommand:
@@ -57,6 +60,10 @@ class CaptionCommand:
     """Nucleus sampling: the same seed gives the same captions; 0 if not given."""
     max_length: int | None = None
     """Most tokens of a caption; 30 if not given."""
+    consensus: int | None = None
+    """Draw so many captions of an image and take the one that agrees most with the others; --temperature 0.5 if not given."""
+    min_confidence: float | None = None
+    """Leave out captions whose confidence is lower, 0 to 1; needs a calibrated preset."""
     attention: str | None = None
     """A folder for a picture of each photo: where the model looked as it said each word of its best caption."""
     attention_layer: int | None = None
@@ -71,6 +78,12 @@ class CaptionCommand:
             raise ValueError(f"`num_captions` must be at least 1; received num_captions={self.num_captions}.")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={self.batch_size}.")
+        if self.consensus is not None and self.consensus < max(2, self.num_captions):
+            raise UsageError(
+                f"--consensus must be at least 2 and --num-captions {self.num_captions}; received {self.consensus}."
+            )
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"--min-confidence must be from 0 to 1; received {self.min_confidence}.")
         if self.attention_layer is not None and self.attention is None:
             raise UsageError("--attention-layer belongs to --attention; say where: --attention FOLDER.")
 
@@ -136,7 +149,7 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner
         command: the command's settings.
         load: function from a preset to an object with `caption(images, sampler, num_captions, batch_size)`.
     """
-    sampler = choose_sampler(command)
+    sampler = choose_sampler(command if command.consensus is None else _for_consensus(command))
     if not command.inputs:
         raise UsageError(
             "nothing to caption; name files, folders or lists: `captioner caption photo.jpg`, or give - to "
@@ -155,19 +168,22 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner
         todo = [image for image in images if output is None or not output.has(image.name)]
         if len(todo) < len(images):
             _say(f"{len(images) - len(todo)} of {len(images)} images are in {command.output} already")
-        num_bad = _caption_all(command, load, sampler, todo, output) if todo else 0
+        num_bad, num_left_out = _caption_all(command, load, sampler, todo, output) if todo else (0, 0)
     if command.output:
         _say(f"{len(todo) - num_bad} images captioned, written to {command.output}")
+    if command.min_confidence is not None:
+        _say(f"{num_left_out} captions left out, their confidence is below {command.min_confidence:g}")
     if num_bad + len(missing):
         _say(f"{num_bad + len(missing)} images could not be read; each is named above")
     return 1 if num_bad + len(missing) else 0
 
 
-def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput], output) -> int:
-    """Captions images batch by batch; returns how many could not be read."""
-    num_bad = 0
+def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput], output) -> tuple[int, int]:
+    """Captions images batch by batch; returns how many images could not be read, and captions left out."""
+    num_bad = num_left_out = 0
     with reading_ahead(todo, ahead=command.batch_size) as reading, progress(len(todo)) as bar:
         captioner = load(command.preset)
+        _require_calibration(command, captioner)
         pictures = (
             None
             if command.attention is None
@@ -178,34 +194,71 @@ def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput],
             for _, error in ((i, e) for i, e in batch if isinstance(e, ImageError)):
                 num_bad += 1
                 bar.write(f"captioner: {error}; skipped", file=sys.stderr)
-            if good:
-                texts = captioner.caption(
-                    [pixels for _, pixels in good],
-                    sampler=sampler,
-                    num_captions=command.num_captions,
-                    batch_size=command.batch_size,
-                )
-                if pictures is not None:
-                    names, pixels = zip(*((image.name, pixels) for image, pixels in good), strict=True)
-                    pictures.write(names, pixels, [best for best, *_ in texts])
-                captioned = [(image.name, captions) for (image, _), captions in zip(good, texts, strict=True)]
-                if output is not None:
-                    output.write(captioned)
-                else:
-                    for name, captions in captioned:
-                        bar.write(_shown(name, captions), file=sys.stdout)
-                    sys.stdout.flush()
+            written = _captions(command, captioner, sampler, [pixels for _, pixels in good])
+            kept = [[caption for caption in captions if _is_kept(command, caption)] for captions in written]
+            num_left_out += sum(map(len, written)) - sum(map(len, kept))
+            captioned = [
+                (image, pixels, texts) for (image, pixels), texts in zip(good, kept, strict=True) if texts
+            ]
+            if pictures is not None:
+                pictures.write([(image.name, pixels, best) for image, pixels, (best, *_) in captioned])
+            if output is not None:
+                output.write([(image.name, texts) for image, _, texts in captioned])
+            else:
+                for image, _, texts in captioned:
+                    bar.write(_shown(image.name, texts), file=sys.stdout)
+                sys.stdout.flush()
             bar.update(len(batch))
-    return num_bad
+    return num_bad, num_left_out
+
+
+def _captions(command: CaptionCommand, captioner, sampler, images: list) -> list[list]:
+    """For each image its captions, best first."""
+    if not images:
+        return []
+    num_captions = command.consensus or command.num_captions
+    captions = captioner.caption(
+        images, sampler=sampler, num_captions=num_captions, batch_size=command.batch_size
+    )
+    if command.consensus is None:
+        return captions
+    from captioner.evaluation.consensus import rank_by_consensus
+
+    return [rank_by_consensus(drawn)[: command.num_captions] for drawn in captions]
+
+
+def _for_consensus(command: CaptionCommand) -> CaptionCommand:
+    """The command that draws the captions."""
+    if command.sampler not in (None, "nucleus"):
+        raise UsageError(
+            f"--consensus draws captions with --sampler nucleus; received --sampler {command.sampler}."
+        )
+    temperature = CONSENSUS_TEMPERATURE if command.temperature is None else command.temperature
+    return dataclasses.replace(command, sampler="nucleus", temperature=temperature)
+
+
+def _require_calibration(command: CaptionCommand, captioner) -> None:
+    if command.min_confidence is not None and captioner.calibration is None:
+        raise UsageError(
+            f"--min-confidence needs a calibrated preset, and {command.preset} is not. Calibrate it on images with "
+            f"reference captions: captioner evaluate --csv TABLE --images FOLDER --preset {command.preset} --calibrate"
+        )
+
+
+def _is_kept(command: CaptionCommand, caption) -> bool:
+    return command.min_confidence is None or caption.confidence >= command.min_confidence
 
 
 def _shown(name: str, captions) -> str:
     rows = caption_rows(name, captions)
     if len(rows) == 1:
-        return f"{name}: {rows[0]['caption']} (score {rows[0]['score']:.2f})"
-    return "\n".join(
-        [f"{name}:", *(f"  {row['rank']}. {row['caption']} (score {row['score']:.2f})" for row in rows)]
-    )
+        return f"{name}: {_shown_row(rows[0])}"
+    return "\n".join([f"{name}:", *(f"  {row['rank']}. {_shown_row(row)}" for row in rows)])
+
+
+def _shown_row(row: dict[str, Any]) -> str:
+    confidence = "" if row["confidence"] is None else f", confidence {row['confidence']:.2f}"
+    return f"{row['caption']} (score {row['score']:.2f}{confidence})"
 
 
 def _flag(name: str) -> str:

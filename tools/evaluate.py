@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from captioner.evaluation import (
     Evaluation,
@@ -31,6 +32,8 @@ class EvaluateCommand:
         captioner evaluate --csv dev.csv --images photos/ --output scores.json
 
         captioner evaluate --predictions results.json --csv dev.csv
+
+        captioner evaluate --csv dev.csv --images photos/ --preset runs/mine --calibrate
     """
 
     csv: Path
@@ -64,6 +67,12 @@ class EvaluateCommand:
     """Most tokens of a caption; the library's default if not given."""
     batch_size: int = 16
     """Images captioned at once."""
+    calibrate: bool = False
+    """Fit the confidence of captions to their CIDEr, and write it into the preset's folder."""
+    calibration_cider: float | None = None
+    """The CIDEr from which on --calibrate counts a caption as good; 0.5 if not given."""
+    reliability_plot: Path | None = None
+    """PNG file for how far confidence and truth agree on captions that --calibrate held out."""
 
     def __post_init__(self) -> None:
         for name in ("limit", "batch_size", "contact_sheet_images"):
@@ -75,6 +84,10 @@ class EvaluateCommand:
                 raise UsageError(
                     f"`--{name.replace('_', '-')}` is for a model; with `--predictions` there is none."
                 )
+        if self.calibrate and self.predictions is not None:
+            raise UsageError("`--calibrate` is for a model; with `--predictions` there is none.")
+        if not self.calibrate and (self.calibration_cider is not None or self.reliability_plot is not None):
+            raise UsageError("`--calibration-cider` and `--reliability-plot` belong to `--calibrate`.")
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -102,13 +115,15 @@ def evaluate(command: EvaluateCommand) -> int:
         raise UsageError(f"`--csv` must have usable captions; {str(command.csv)!r} has none.")
     chosen = list(references)[: command.limit]
     failed: dict[Path, str] = {}
+    captions: dict[Path, Any] = {}
     if command.predictions is not None:
         given = read_predictions(command.predictions)
         matched = match_predictions(given, references, coco_file_names(command.csv))
         predictions = {path: matched[path] for path in chosen if path in matched}
         settings = {"predictions": str(command.predictions)}
     else:
-        predictions, settings = _caption(command, chosen, failed)
+        captions, settings = _caption(command, chosen, failed)
+        predictions = {path: caption.text for path, caption in captions.items()}
     chosen = [path for path in chosen if path not in failed]
     if not chosen:
         _say("no image could be captioned, so there is nothing to score.")
@@ -118,6 +133,8 @@ def evaluate(command: EvaluateCommand) -> int:
     evaluation = dataclasses.replace(evaluation, settings=settings)
     _print_scores(evaluation)
     _write(command, evaluation)
+    if command.calibrate:
+        _calibrate(command, [captions[path] for path in chosen], evaluation)
     if failed:
         _say(f"{len(failed)} images could not be captioned and are not in the scores.")
     return 1 if failed else 0
@@ -125,8 +142,8 @@ def evaluate(command: EvaluateCommand) -> int:
 
 def _caption(
     command: EvaluateCommand, paths: Sequence[Path], failed: dict[Path, str]
-) -> tuple[dict[Path, str], dict]:
-    """Captions images with the preset; notes in `failed` those that cannot be read."""
+) -> tuple[dict[Path, Any], dict]:
+    """The best caption of each image, by the preset; notes in `failed` the images that cannot be read."""
     from tqdm import tqdm
 
     from captioner.sampling import BeamSearch
@@ -134,7 +151,7 @@ def _caption(
     options = {name: getattr(command, name) for name in ("num_beams", "length_penalty", "max_length")}
     sampler = BeamSearch(**{name: value for name, value in options.items() if value is not None})
     model = _load(command.preset)
-    predictions: dict[Path, str] = {}
+    best_captions: dict[Path, Any] = {}
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
         for batch in _batches(paths, command.batch_size):
             photos = {}
@@ -148,9 +165,9 @@ def _caption(
                 captions = model.caption(
                     list(photos.values()), sampler=sampler, batch_size=command.batch_size
                 )
-                predictions.update(zip(photos, (best.text for best, *_ in captions), strict=True))
+                best_captions.update(zip(photos, (best for best, *_ in captions), strict=True))
             progress.update(len(batch))
-    return predictions, {"preset": command.preset, "sampler": "beam", **dataclasses.asdict(sampler)}
+    return best_captions, {"preset": command.preset, "sampler": "beam", **dataclasses.asdict(sampler)}
 
 
 def _load(preset: str):
@@ -196,6 +213,28 @@ def _write(command: EvaluateCommand, evaluation: Evaluation) -> None:
             f"Best and worst of {len(evaluation.captions)} captions, CIDEr {evaluation.scores['CIDEr']:.3f}"
         )
         contact_sheet(rows, command.contact_sheet, headline=headline)
+
+
+def _calibrate(command: EvaluateCommand, captions: Sequence[Any], evaluation: Evaluation) -> None:
+    """Fits the confidence, writes it into the preset, and says how good it is."""
+    from captioner.evaluation.calibration import DEFAULT_MIN_CIDER, fit_calibration, plot_reliability
+    from captioner.model.calibration import save_calibration
+
+    min_cider = DEFAULT_MIN_CIDER if command.calibration_cider is None else command.calibration_cider
+    calibration, measured = fit_calibration(
+        [caption.log_prob for caption in captions],
+        [len(caption.token_ids) for caption in captions],
+        [entry.cider for entry in evaluation.captions],
+        min_cider,
+    )
+    if command.reliability_plot is not None:
+        plot_reliability(measured, min_cider, command.reliability_plot)
+    path = save_calibration(command.preset, calibration)
+    error, count = measured.expected_calibration_error, sum(measured.counts)
+    sys.stdout.write(
+        f"confidence: probability of a CIDEr of {min_cider:g} or more; expected calibration error {error:.3f} "
+        f"on {count} held-out captions; written to {path}\n"
+    )
 
 
 def _say(message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from captioner.files import atomic_path
 from tools.errors import UsageError
 
-FIELDS = ("image", "rank", "caption", "log_prob", "score")
+FIELDS = ("image", "rank", "caption", "log_prob", "score", "confidence")
 ENDINGS = (".csv", ".jsonl", ".json")
 
 
@@ -23,6 +23,7 @@ class ScoredCaption(Protocol):
     text: str
     log_prob: float
     score: float
+    confidence: float | None
 
 
 def open_output(path: str, num_captions: int) -> "CaptionFile":
@@ -61,6 +62,7 @@ def caption_rows(image: str, captions: Sequence[ScoredCaption]) -> list[dict[str
             "caption": " ".join(caption.text.split()),
             "log_prob": round(float(caption.log_prob), 6),
             "score": round(float(caption.score), 6),
+            "confidence": None if caption.confidence is None else round(float(caption.confidence), 6),
         }
         for rank, caption in enumerate(captions, start=1)
     ]
@@ -150,7 +152,7 @@ class CaptionFile(abc.ABC):
 
 
 class JsonLines(CaptionFile):
-    """One JSON object a line: image, rank, caption, log_prob, score."""
+    """One JSON object a line: image, rank, caption, log_prob, score, confidence."""
 
     line_start = '{"image": "'
 
@@ -168,7 +170,7 @@ class JsonLines(CaptionFile):
 
 
 class CsvTable(CaptionFile):
-    """A table with the columns image, rank, caption, log_prob, score."""
+    """A table with the columns image, rank, caption, log_prob, score, confidence."""
 
     header = ",".join(FIELDS) + "\n"
 

@@ -20,7 +20,7 @@ from tools.errors import UsageError
 from tools.inputs import ImageInput
 from tools.read_ahead import batches, progress, reading_ahead
 
-FIELDS = ("image", "caption", "log_prob", "score", "tokens", "token_log_probs")
+FIELDS = ("image", "caption", "log_prob", "score", "confidence", "tokens", "token_log_probs")
 ENDINGS = (".jsonl", ".csv")
 
 
@@ -167,6 +167,7 @@ def _row(name: str, caption, tokenizer) -> dict[str, Any]:
         caption.text,
         round(caption.log_prob, 6),
         round(caption.score, 6),
+        None if caption.confidence is None else round(caption.confidence, 6),
         token_texts(tokenizer, caption.token_ids),
         [round(value, 6) for value in caption.token_log_probs],
     )

@@ -18,3 +18,5 @@ class Caption:
     score: float
     """What captions of an image are ranked by: `log_prob` divided by a power of the length; higher is
     better."""
+    confidence: float | None = None
+    """Estimated probability that people would find it a good caption, see `Calibration`; None without a calibration."""

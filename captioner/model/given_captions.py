@@ -195,6 +195,16 @@ class GivenCaptions:
             token_ids, token_log_probs.tolist(), log_prob, log_prob / len(token_ids) ** length_penalty
         )
 
+    def _caption(self, token_ids, token_log_probs, log_prob: float, score: float) -> Caption:
+        return Caption(
+            text=self.preprocessor.tokenizer.decode(token_ids).strip(),
+            token_ids=tuple(token_ids),
+            token_log_probs=tuple(token_log_probs),
+            log_prob=log_prob,
+            score=score,
+            confidence=self.calibration and self.calibration(log_prob, len(token_ids)),
+        )
+
 
 def _as_list(given) -> list[GivenCaption]:
     """One caption, or several, as a list; a bare sequence of numbers is one caption."""

@@ -3,6 +3,7 @@
 Axes: B images, G texts per image, N captions per image, L text positions, V vocabulary.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from captioner.model.backbone import CaptionerBackbone
+from captioner.model.calibration import Calibration
 from captioner.model.caption import Caption
 from captioner.model.given_captions import GivenCaptions
 from captioner.model.inference import compile_inference
@@ -34,6 +36,7 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
     Args:
         backbone: `CaptionerBackbone`.
         preprocessor: optional `ImageCaptionerPreprocessor`; without it, inputs are the backbone's.
+        calibration: optional `Calibration`, or a dict of its values; without it, captions have no confidence.
 
     Call arguments:
         inputs: dict of `images` float `(B, height, width, 3)`, `token_ids` int `(B, G, T)`, `padding_mask`
@@ -53,9 +56,10 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
     backbone_cls = CaptionerBackbone
     preprocessor_cls = ImageCaptionerPreprocessor
 
-    def __init__(self, backbone, preprocessor=None, **kwargs):
+    def __init__(self, backbone, preprocessor=None, calibration=None, **kwargs):
         self.backbone = backbone
         self.preprocessor = preprocessor
+        self.calibration = Calibration(**calibration) if isinstance(calibration, dict) else calibration
         inputs = backbone.input
         outputs = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
@@ -227,15 +231,6 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
 
         return [[caption(b, n) for n in range(scores.shape[1])] for b in range(scores.shape[0])]
 
-    def _caption(self, token_ids, token_log_probs, log_prob: float, score: float) -> Caption:
-        return Caption(
-            text=self.preprocessor.tokenizer.decode(token_ids).strip(),
-            token_ids=tuple(token_ids),
-            token_log_probs=tuple(token_log_probs),
-            log_prob=log_prob,
-            score=score,
-        )
-
     def generate_step(self, inputs, stop_token_ids=None):
         """One batch of `generate()`, with whatever sampler `compile()` was given; see
         `keras_hub.models.CausalLM`."""
@@ -289,3 +284,7 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
         images = inputs["images"]
         single = isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3
         return [{key: [value] if single else value for key, value in inputs.items()}], single
+
+    def get_config(self):
+        calibration = self.calibration and dataclasses.asdict(self.calibration)
+        return super().get_config() | {"calibration": calibration}

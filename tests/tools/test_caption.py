@@ -17,7 +17,8 @@ from tools.errors import UsageError
 class BrightnessCaptioner:
     """Captions an image with its mean value; remembers what it was asked."""
 
-    def __init__(self):
+    def __init__(self, calibration=None):
+        self.calibration = calibration
         self.calls = []
         self.presets = []
 
@@ -30,7 +31,10 @@ class BrightnessCaptioner:
         return [
             [
                 SimpleNamespace(
-                    text=f"brightness {image.mean():.0f}", log_prob=-2.0 * rank, score=-0.5 * rank
+                    text=f"brightness {image.mean():.0f}",
+                    log_prob=-2.0 * rank,
+                    score=-0.5 * rank,
+                    confidence=self.calibration and float(image.mean()) / 40 / rank,
                 )
                 for rank in range(1, num_captions + 1)
             ]
@@ -182,3 +186,69 @@ def test_nothing_to_caption_is_a_usage_error(model):
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
         CaptionCommand(inputs=("a.jpg",), **{name: 0})
+
+
+def test_captions_below_the_confidence_are_left_out_and_counted(photos, capsys):
+    model = BrightnessCaptioner(calibration=True)
+    command = CaptionCommand(
+        inputs=("photos/0.png", "photos/1.png", "photos/3.png", "photos/4.png"),
+        num_captions=2,
+        min_confidence=0.5,
+        output="out.jsonl",
+    )
+    assert caption(command, model.load) == 0
+    with open("out.jsonl", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    assert [(row["image"], row["rank"], row["confidence"]) for row in rows] == [
+        ("photos/3.png", 1, 0.75),
+        ("photos/4.png", 1, 1.0),
+        ("photos/4.png", 2, 0.5),
+    ]
+    assert "5 captions left out, their confidence is below 0.5" in capsys.readouterr().err
+
+
+def test_the_confidence_is_printed_and_an_image_without_a_caption_is_not(photos, capsys):
+    model = BrightnessCaptioner(calibration=True)
+    assert (
+        caption(CaptionCommand(inputs=("photos/0.png", "photos/3.png"), min_confidence=0.4), model.load) == 0
+    )
+    assert capsys.readouterr().out == "photos/3.png: brightness 30 (score -0.50, confidence 0.75)\n"
+
+
+def test_a_confidence_that_the_preset_does_not_give_is_refused_with_the_way_out(photos, model):
+    command = CaptionCommand(inputs=("photos/0.png",), min_confidence=0.4, preset="mine")
+    with pytest.raises(UsageError, match=r"captioner evaluate .* --preset mine --calibrate"):
+        caption(command, model.load)
+
+
+def test_consensus_draws_captions_and_takes_the_one_that_agrees_most(photos, model, capsys):
+    texts = ["a red bike", "a dog runs", "a dog runs fast", "the dog runs"]
+    model.caption = lambda images, sampler, num_captions, batch_size: [
+        [
+            SimpleNamespace(text=text, log_prob=-1.0, score=-1.0, confidence=None)
+            for text in texts[:num_captions]
+        ]
+        for _ in images
+        if sampler == NucleusSampling(temperature=0.5, seed=3)
+    ]
+    command = CaptionCommand(inputs=("photos/0.png",), consensus=4, num_captions=2, seed=3)
+    assert caption(command, model.load) == 0
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "1. a dog runs (score -1.00)",
+        "2. a dog runs fast (score -1.00)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"consensus": 1}, "--consensus must be at least 2"),
+        ({"consensus": 3, "num_captions": 4}, "--consensus must be at least 2 and --num-captions 4"),
+        ({"consensus": 5, "sampler": "beam"}, "--consensus draws captions with --sampler nucleus"),
+        ({"consensus": 5, "num_beams": 3}, "--num-beams belongs to --sampler beam"),
+        ({"min_confidence": 1.5}, "--min-confidence must be from 0 to 1"),
+    ],
+)
+def test_impossible_choices_of_captions_are_a_usage_error(photos, model, flags, says):
+    with pytest.raises(UsageError, match=says):
+        caption(CaptionCommand(inputs=("photos/0.png",), **flags), model.load)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from captioner.evaluation import java
+from captioner.model.calibration import Calibration
 from tools import evaluate as command_module
 from tools.errors import UsageError
 from tools.evaluate import EvaluateCommand, evaluate
@@ -94,3 +96,59 @@ def test_wrong_usage_says_which_flag(table, tmp_path):
         EvaluateCommand(csv=table, limit=0)
     with pytest.raises(UsageError, match="`--num-beams` is for a model"):
         EvaluateCommand(csv=table, predictions=table, num_beams=3)
+
+
+def test_calibration_is_written_into_the_preset_and_the_rest_of_it_stays(
+    tmp_path, monkeypatch, capsys, without_java
+):
+    rows = [f"{number}.png,{text}" for number in range(30) for text in ("a dog runs", f"a red bike {number}")]
+    (tmp_path / "dev.csv").write_text("\n".join(["file_name,caption", *rows]) + "\n")
+    for number in range(30):
+        Image.fromarray(np.full((4, 6, 3), number, "uint8")).save(tmp_path / f"{number}.png")
+    preset = tmp_path / "preset"
+    preset.mkdir()
+    (preset / "config.json").write_text("{}")
+    (preset / "task.json").write_text('{"config": {"name": "mine"}}')
+
+    class Model:
+        """Right on even images, and surer of those."""
+
+        def caption(self, images, sampler, batch_size):
+            numbers = [int(image.mean()) for image in images]
+            return [
+                [
+                    SimpleNamespace(
+                        text=f"a red bike {number}" if number % 2 == 0 else "nothing",
+                        log_prob=-1.0 - 3 * (number % 2) - number % 7,
+                        token_ids=(1, 2, 3),
+                    )
+                ]
+                for number in numbers
+            ]
+
+    monkeypatch.setattr(command_module, "_load", lambda preset: Model())
+    plot = tmp_path / "docs" / "plot.png"
+    command = EvaluateCommand(
+        csv=tmp_path / "dev.csv",
+        preset=str(preset),
+        calibrate=True,
+        calibration_cider=0.7,
+        reliability_plot=plot,
+    )
+    assert evaluate(command) == 0
+    config = json.loads((preset / "task.json").read_text())["config"]
+    calibration = Calibration(**config["calibration"])
+    assert config["name"] == "mine" and calibration.min_cider == 0.7
+    assert calibration(-1.0, 3) > 0.8 > 0.2 > calibration(-10.0, 3)
+    assert sorted(path.name for path in preset.iterdir()) == ["config.json", "task.json"]
+    assert Image.open(plot).width > 100
+    said = capsys.readouterr().out
+    assert "probability of a CIDEr of 0.7 or more; expected calibration error 0." in said
+    assert "on 30 held-out captions" in said
+
+
+def test_calibration_flags_need_a_model_and_each_other(table):
+    with pytest.raises(UsageError, match="`--calibrate` is for a model"):
+        EvaluateCommand(csv=table, predictions=table, calibrate=True)
+    with pytest.raises(UsageError, match="belong to `--calibrate`"):
+        EvaluateCommand(csv=table, calibration_cider=0.3)

@@ -13,7 +13,7 @@ from tools.outputs import coco_image_id, open_output
 
 def captions(*texts):
     return [
-        SimpleNamespace(text=text, log_prob=-1.5 * rank, score=-0.25 * rank)
+        SimpleNamespace(text=text, log_prob=-1.5 * rank, score=-0.25 * rank, confidence=0.5 / rank)
         for rank, text in enumerate(texts, start=1)
     ]
 
@@ -24,13 +24,35 @@ def write(path, *batches, num_captions=1):
             output.write(batch)
 
 
-def test_json_lines_hold_image_rank_caption_log_prob_and_score(tmp_path):
+def test_json_lines_hold_image_rank_caption_log_prob_score_and_confidence(tmp_path):
     path = tmp_path / "new" / "out.jsonl"
     write(path, [("é.jpg", captions("a dog", "ein Hund läuft"))], num_captions=2)
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [
-        {"image": "é.jpg", "rank": 1, "caption": "a dog", "log_prob": -1.5, "score": -0.25},
-        {"image": "é.jpg", "rank": 2, "caption": "ein Hund läuft", "log_prob": -3.0, "score": -0.5},
+        {
+            "image": "é.jpg",
+            "rank": 1,
+            "caption": "a dog",
+            "log_prob": -1.5,
+            "score": -0.25,
+            "confidence": 0.5,
+        },
+        {
+            "image": "é.jpg",
+            "rank": 2,
+            "caption": "ein Hund läuft",
+            "log_prob": -3.0,
+            "score": -0.5,
+            "confidence": 0.25,
+        },
     ]
+
+
+def test_a_caption_without_confidence_has_null_or_an_empty_cell(tmp_path):
+    caption = SimpleNamespace(text="a dog", log_prob=-1.0, score=-0.5, confidence=None)
+    for name in ("out.jsonl", "out.csv"):
+        write(tmp_path / name, [("a.jpg", [caption])])
+    assert json.loads((tmp_path / "out.jsonl").read_text())["confidence"] is None
+    assert (tmp_path / "out.csv").read_text().splitlines()[1] == "a.jpg,1,a dog,-1.0,-0.5,"
 
 
 def test_a_table_holds_the_same_columns_with_commas_and_quotes_in_captions(tmp_path):
@@ -38,7 +60,13 @@ def test_a_table_holds_the_same_columns_with_commas_and_quotes_in_captions(tmp_p
     write(path, [("a,b.jpg", captions('a "dog", running\nfast'))])
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    expected = {"rank": "1", "caption": 'a "dog", running fast', "log_prob": "-1.5", "score": "-0.25"}
+    expected = {
+        "rank": "1",
+        "caption": 'a "dog", running fast',
+        "log_prob": "-1.5",
+        "score": "-0.25",
+        "confidence": "0.5",
+    }
     assert rows == [{"image": "a,b.jpg", **expected}]
 
 
