@@ -40,6 +40,8 @@ class CaptionCommand:
     """A .jsonl, .csv or .json (COCO results) file; images it has are skipped. Default: the terminal."""
     preset: str = DEFAULT_PRESET
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
+    image_size_px: int | None = None
+    """Height and width that photos are brought to, for larger or smaller details; the preset's own if not given."""
     num_captions: int = 1
     """Captions for each image, best first."""
     batch_size: int = 16
@@ -142,6 +144,15 @@ def load_captioner(preset: str) -> Any:
     return ImageCaptioner.from_preset(preset)
 
 
+def resized(captioner: Any, image_size_px: int | None) -> Any:
+    """The captioner for square images of another size, if one is given."""
+    if image_size_px is None:
+        return captioner
+    from captioner.model.resizing import resize_captioner
+
+    return resize_captioner(captioner, (image_size_px, image_size_px))
+
+
 def caption(command: CaptionCommand, load: Callable[[str], Any] = load_captioner) -> int:
     """Runs the command; returns 0, or 1 if an image could not be captioned.
 
@@ -182,7 +193,7 @@ def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput],
     """Captions images batch by batch; returns how many images could not be read, and captions left out."""
     num_bad = num_left_out = 0
     with reading_ahead(todo, ahead=command.batch_size) as reading, progress(len(todo)) as bar:
-        captioner = load(command.preset)
+        captioner = resized(load(command.preset), command.image_size_px)
         _require_calibration(command, captioner)
         pictures = (
             None

@@ -19,6 +19,7 @@ from captioner.evaluation import (
 from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
 from captioner.resources import DEFAULT_PRESET
+from tools.caption import resized
 from tools.errors import UsageError
 
 
@@ -65,6 +66,8 @@ class EvaluateCommand:
     """Exponent of the length that divides a caption's log-probability; the library's default if not given."""
     max_length: int | None = None
     """Most tokens of a caption; the library's default if not given."""
+    image_size_px: int | None = None
+    """Height and width that images are brought to; the preset's own if not given."""
     batch_size: int = 16
     """Images captioned at once."""
     calibrate: bool = False
@@ -75,17 +78,19 @@ class EvaluateCommand:
     """PNG file for how far confidence and truth agree on captions that --calibrate held out."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "contact_sheet_images"):
+        for name in ("limit", "batch_size", "contact_sheet_images", "image_size_px"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1; received {value}.")
-        for name in ("num_beams", "length_penalty", "max_length"):
+        for name in ("num_beams", "length_penalty", "max_length", "image_size_px"):
             if self.predictions is not None and getattr(self, name) is not None:
                 raise UsageError(
                     f"`--{name.replace('_', '-')}` is for a model; with `--predictions` there is none."
                 )
         if self.calibrate and self.predictions is not None:
             raise UsageError("`--calibrate` is for a model; with `--predictions` there is none.")
+        if self.calibrate and self.image_size_px is not None:
+            raise UsageError("`--calibrate` is for the preset's own image size; leave `--image-size-px` out.")
         if not self.calibrate and (self.calibration_cider is not None or self.reliability_plot is not None):
             raise UsageError("`--calibration-cider` and `--reliability-plot` belong to `--calibrate`.")
 
@@ -150,7 +155,7 @@ def _caption(
 
     options = {name: getattr(command, name) for name in ("num_beams", "length_penalty", "max_length")}
     sampler = BeamSearch(**{name: value for name, value in options.items() if value is not None})
-    model = _load(command.preset)
+    model = resized(_load(command.preset), command.image_size_px)
     best_captions: dict[Path, Any] = {}
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
         for batch in _batches(paths, command.batch_size):
@@ -167,7 +172,8 @@ def _caption(
                 )
                 best_captions.update(zip(photos, (best for best, *_ in captions), strict=True))
             progress.update(len(batch))
-    return best_captions, {"preset": command.preset, "sampler": "beam", **dataclasses.asdict(sampler)}
+    size = {} if command.image_size_px is None else {"image_size_px": command.image_size_px}
+    return best_captions, {"preset": command.preset, **size, "sampler": "beam", **dataclasses.asdict(sampler)}
 
 
 def _load(preset: str):

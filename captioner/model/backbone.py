@@ -139,11 +139,13 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         self.token_embedding = self.decoder.token_embedding
 
         images = keras.Input((*image_size, 3), name="images")
-        inputs, outputs = self._text_graph(self.feature_map(images))
+        features = self.feature_map(images)
+        inputs, outputs = self._text_graph(features)
         super().__init__(inputs={"images": images, **inputs}, outputs=outputs, dtype=dtype, **kwargs)
 
         self.image_encoder_name = image_encoder if isinstance(image_encoder, str) else None
         self.image_size = image_size
+        self.features_shape = tuple(features.shape)
         self.vocabulary_size = vocabulary_size
         self.num_special_tokens = num_special_tokens
         self.hidden_dim = hidden_dim

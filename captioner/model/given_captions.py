@@ -91,7 +91,7 @@ class GivenCaptions:
             raise ValueError(
                 f"`layer` must be from 0 to {num_layers - 1}, the decoder blocks of this model; received layer={layer}."
             )
-        grid = image_grid(self.backbone.image_encoder.output_shape, self.backbone.image_size)
+        grid = image_grid(self.backbone.features_shape, self.backbone.image_size)
         weights = self._compiled(("attention", layer), lambda *inputs: self._given_attention(*inputs, layer))
         maps = []
         for pixels, texts, token_ids, _ in self._given_batches(images, captions, batch_size):

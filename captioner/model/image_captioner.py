@@ -19,6 +19,7 @@ from captioner.model.given_captions import GivenCaptions
 from captioner.model.inference import compile_inference
 from captioner.model.preprocessor import ImageCaptionerPreprocessor
 from captioner.model.presets import resolve_preset
+from captioner.model.resizing import resize_captioner
 from captioner.sampling.decoded import Decoded
 from captioner.sampling.sampler import CaptionSampler, decode, require_captions, rows_per_image
 from captioner.sampling.settings import BeamSearch, DecodingSettings, NucleusSampling
@@ -66,13 +67,15 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
         self._inference_functions = {}
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
+    def from_preset(cls, preset, load_weights=True, image_size: tuple[int, int] | None = None, **kwargs):
         """Loads a bundled preset by name, a preset folder, a training run's folder, or `hf://` and
         `kaggle://` handles.
 
-        See `keras_hub.models.Task.from_preset`.
+        See `keras_hub.models.Task.from_preset`. `image_size`, `(height, width)` in px, is that of the preset by default;
+        for another one the learned positions of the image tokens are interpolated, see `resize_captioner`.
         """
-        return super().from_preset(resolve_preset(preset), load_weights=load_weights, **kwargs)
+        captioner = super().from_preset(resolve_preset(preset), load_weights=load_weights, **kwargs)
+        return captioner if image_size is None else resize_captioner(captioner, image_size)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler=None, **kwargs):
         """As `keras_hub.models.CausalLM.compile`; `sampler` may be decoding settings, and is beam search by

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_captioner import tiny_captioner
 
 from captioner.sampling import BeamSearch, Greedy, NucleusSampling
-from tools.caption import CaptionCommand, caption, choose_sampler
+from tools.caption import CaptionCommand, caption, choose_sampler, resized
 from tools.errors import UsageError
 
 
@@ -252,3 +253,12 @@ def test_consensus_draws_captions_and_takes_the_one_that_agrees_most(photos, mod
 def test_impossible_choices_of_captions_are_a_usage_error(photos, model, flags, says):
     with pytest.raises(UsageError, match=says):
         caption(CaptionCommand(inputs=("photos/0.png",), **flags), model.load)
+
+
+def test_another_image_size_is_that_of_the_model_that_captions(photos, capsys):
+    model = tiny_captioner()
+    assert resized(model, None) is model
+    assert resized(model, 18).backbone.image_size == (18, 18)
+    words = {"inputs": ("photos/3.png",), "max_length": 3, "image_size_px": 18}
+    assert caption(CaptionCommand(**words), lambda preset: model) == 0
+    assert capsys.readouterr().out.startswith("photos/3.png: ")
