@@ -27,7 +27,7 @@ class Calibration:
         float from 0 to 1.
 
     References:
-        - [Platt, 1999](https://www.researchgate.net/publication/2594015), section 2
+        - Platt, 1999, Probabilistic outputs for support vector machines, section 2
     """
 
     min_cider: float
