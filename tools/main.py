@@ -53,6 +53,27 @@ COMMANDS = (
         "benchmark_decode",
         "Time decoding on this machine.",
     ),
+    Command(
+        ("convert", "openai"),
+        "tools.convert",
+        "ConvertOpenaiCommand",
+        "convert_openai",
+        "Make a preset of OpenAI's GPT-2.",
+    ),
+    Command(
+        ("convert", "huggingface"),
+        "tools.convert",
+        "ConvertHuggingFaceCommand",
+        "convert_huggingface",
+        "Make a preset of a Hugging Face GPT-2.",
+    ),
+    Command(
+        ("convert", "to-huggingface"),
+        "tools.convert",
+        "ConvertToHuggingFaceCommand",
+        "convert_to_huggingface",
+        "Write a captioner's GPT-2 for transformers.",
+    ),
 )
 
 HELP = """\
@@ -164,7 +185,7 @@ def _find(words: list[str]) -> Command:
 
 
 def _help() -> str:
-    lines = (f"  {' '.join(command.words):<18} {command.summary}" for command in COMMANDS)
+    lines = (f"  {' '.join(command.words):<22} {command.summary}" for command in COMMANDS)
     return HELP.format(commands="\n".join(lines))
 
 
