@@ -45,6 +45,13 @@ COMMANDS = (
         "evaluate",
         "Score captions with the COCO metrics.",
     ),
+    Command(
+        ("download", "gpt2"),
+        "tools.download",
+        "DownloadGPT2Command",
+        "download",
+        "Fetch OpenAI's GPT-2 checkpoints.",
+    ),
 )
 
 HELP = """\
