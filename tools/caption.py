@@ -51,9 +51,9 @@ class CaptionCommand:
     sampler: Literal["beam", "nucleus", "greedy"] | None = None
     """Beam search is the default; nucleus sampling is, where one of its flags is given."""
     num_beams: int | None = None
-    """Beam search: captions kept at each step; 5 if not given."""
+    """Beam search: captions kept at each step; 5, or as the preset has it."""
     length_penalty: float | None = None
-    """Beam search: larger prefers longer captions, 0 ranks by log-probability; 0.7 if not given."""
+    """Beam search: larger prefers longer captions, 0 ranks by log-probability; 0.7, or as the preset has it."""
     top_p: float | None = None
     """Nucleus sampling: probability mass of the tokens to draw from; 0.9 if not given."""
     top_k: int | None = None
@@ -63,7 +63,7 @@ class CaptionCommand:
     seed: int | None = None
     """Nucleus sampling: the same seed gives the same captions; 0 if not given."""
     max_length: int | None = None
-    """Most tokens of a caption; 30 if not given."""
+    """Most tokens of a caption; 30, or as the preset has it."""
     images: str | None = None
     """Folder that relative paths in lists start from; the list's own folder if not given."""
     image_column: str | None = None
@@ -120,6 +120,17 @@ def choose_sampler(command: CaptionCommand) -> DecodingSettings:
     return sampler
 
 
+def with_defaults(captioner: Any, command: CaptionCommand, sampler: DecodingSettings) -> DecodingSettings:
+    """The settings of beam search, with the preset's own where no flag says otherwise."""
+    own = getattr(getattr(captioner, "preprocessor", None), "decoding", None)
+    if not own or not isinstance(sampler, BeamSearch):
+        return sampler
+    values = {name: value for name, value in own.items() if getattr(command, name) is None}
+    if command.num_captions > values.get("num_beams", command.num_captions):
+        values["num_beams"] = command.num_captions
+    return dataclasses.replace(sampler, **values)
+
+
 def load_captioner(preset: str) -> Any:
     """Loads an `ImageCaptioner`, without TensorFlow's chatter."""
     from tools.quiet import import_tensorflow
@@ -169,6 +180,7 @@ def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput],
     num_bad = 0
     with _reading_ahead(todo, ahead=command.batch_size) as reading, _progress(len(todo)) as bar:
         captioner = load(command.preset)
+        sampler = with_defaults(captioner, command, sampler)
         for batch in _batches(reading, command.batch_size):
             good = [(image, pixels) for image, pixels in batch if not isinstance(pixels, ImageError)]
             for _, error in ((i, e) for i, e in batch if isinstance(e, ImageError)):

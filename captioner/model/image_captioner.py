@@ -100,7 +100,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
 
         Args:
             images: list of paths, or of uint8 or float arrays `(H, W, 3)` in 0..255; sizes may differ.
-            sampler: `BeamSearch` (the default), `NucleusSampling` or `Greedy`.
+            sampler: `BeamSearch`, `NucleusSampling` or `Greedy`; by default beam search as the preset has it.
             num_captions: int. Captions for each image, best first.
             batch_size: int. Images that run through the model at once.
 
@@ -117,7 +117,7 @@ class ImageCaptioner(keras_hub.models.CausalLM):
             )
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={batch_size}.")
-        sampler = sampler or BeamSearch()
+        sampler = sampler or BeamSearch(**self.preprocessor.decoding)
         require_captions(sampler, num_captions)
         if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3:
             images = [images]

@@ -182,3 +182,16 @@ def test_nothing_to_caption_is_a_usage_error(model):
 def test_counts_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
         CaptionCommand(inputs=("a.jpg",), **{name: 0})
+
+
+def test_the_presets_own_decoding_settings_hold_where_no_flag_says_otherwise(photos, model):
+    model.preprocessor = SimpleNamespace(decoding={"num_beams": 4, "length_penalty": 1.0, "max_length": 15})
+    for flags in ({}, {"max_length": 9}, {"num_captions": 5}, {"sampler": "greedy"}):
+        caption(CaptionCommand(inputs=("photos/3.png",), **flags), model.load)
+    own = {"num_beams": 4, "length_penalty": 1.0, "max_length": 15}
+    assert [sampler for _, sampler, _ in model.calls] == [
+        BeamSearch(**own),
+        BeamSearch(**own | {"max_length": 9}),
+        BeamSearch(**own | {"num_beams": 5}),
+        Greedy(),
+    ]
