@@ -1,15 +1,21 @@
 """Hugging Face's ViT and DeiT: what their tensors are called, and how KerasHub's layers keep them."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import numpy as np
+
+from captioner.weights.assign import WeightsError
 
 IGNORED = {
     "pooler.*": "the classifier's pooling, which captions do not read",
     "embeddings.mask_token": "used in pretraining only",
 }
 """Reason for each tensor of a `ViTModel` or `DeiTModel` that an image encoder does not have."""
+
+QUERY_KEY_VALUE_BIASES = tuple(f".attention.attention.{name}.bias" for name in ("query", "key", "value"))
+"""Endings of the names that a network without `qkv_bias` lacks."""
 
 Row = tuple[str, keras.Variable, Callable[[np.ndarray], np.ndarray] | None]
 
@@ -38,6 +44,37 @@ def vision_transformer_table(encoder: keras.Model, prefix: str = "") -> Iterator
     for index, block in enumerate(transformer.encoder_layers):
         yield from _block(block, f"{prefix}encoder.layer.{index}")
     yield from _norm(transformer.layer_norm, f"{prefix}layernorm")
+
+
+def require_shapes(config, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> None:
+    """Compares a config with the shapes of a checkpoint, before a network of that size takes memory.
+
+    Args:
+        config: `ImageEncoderConfig`.
+        shapes: shape of each tensor by name.
+        prefix: str. What the names begin with.
+
+    Raises:
+        WeightsError: If they disagree.
+    """
+    width, patches = config.hidden_dim, f"{prefix}embeddings.patch_embeddings.projection.weight"
+    num_patches = math.prod(
+        side // patch for side, patch in zip(config.image_size, config.patch_size, strict=True)
+    )
+    num_tokens = num_patches + (2 if config.kind == "deit" else 1)
+    last = f"{prefix}encoder.layer.{config.num_layers - 1}"
+    expected = {
+        patches: (width, 3, *config.patch_size),
+        f"{prefix}embeddings.position_embeddings": (1, num_tokens, width),
+        f"{last}.intermediate.dense.weight": (config.intermediate_dim, width),
+    }
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise WeightsError(f"The checkpoint lacks {name} {shape}, which its config asks for.")
+        if tuple(shapes[name]) != shape:
+            raise WeightsError(
+                f"{name} must be of shape {shape}, as the config says; received {shapes[name]}."
+            )
 
 
 def _two_layers(backbone: keras.Model) -> list[keras.layers.Layer]:
