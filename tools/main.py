@@ -52,6 +52,27 @@ COMMANDS = (
         "download",
         "Fetch OpenAI's GPT-2 checkpoints.",
     ),
+    Command(
+        ("convert", "openai"),
+        "tools.convert",
+        "ConvertOpenaiCommand",
+        "convert_openai",
+        "Make a preset of OpenAI's GPT-2.",
+    ),
+    Command(
+        ("convert", "huggingface"),
+        "tools.convert",
+        "ConvertHuggingFaceCommand",
+        "convert_huggingface",
+        "Make a preset of a Hugging Face GPT-2 or captioner.",
+    ),
+    Command(
+        ("convert", "to-huggingface"),
+        "tools.convert",
+        "ConvertToHuggingFaceCommand",
+        "convert_to_huggingface",
+        "Write a captioner's GPT-2 for transformers.",
+    ),
 )
 
 HELP = """\
@@ -163,7 +184,7 @@ def _find(words: list[str]) -> Command:
 
 
 def _help() -> str:
-    lines = (f"  {' '.join(command.words):<12} {command.summary}" for command in COMMANDS)
+    lines = (f"  {' '.join(command.words):<22} {command.summary}" for command in COMMANDS)
     return HELP.format(commands="\n".join(lines))
 
 

@@ -1,6 +1,7 @@
 """Pretrained and foreign weights: read without their frameworks, and assigned to our variables strictly."""
 
 from captioner.weights.assign import AssignmentReport, WeightsError, assign_strictly
+from captioner.weights.export_gpt2 import export_gpt2
 from captioner.weights.gpt2 import from_pretrained_gpt2, load_gpt2
 from captioner.weights.hdf5_checkpoint import read_hdf5
 from captioner.weights.image_encoders import load_image_encoder
@@ -16,6 +17,7 @@ __all__ = [
     "AssignmentReport",
     "WeightsError",
     "assign_strictly",
+    "export_gpt2",
     "from_pretrained_gpt2",
     "load_gpt2",
     "load_image_encoder",

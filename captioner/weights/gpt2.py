@@ -172,7 +172,7 @@ def from_pretrained_gpt2(folder: str | os.PathLike, **arguments) -> ImageCaption
 def build_captioner(
     checkpoint: Gpt2Checkpoint,
     *,
-    image_encoder: str = "efficientnet_v2_s",
+    image_encoder: str | keras.Model = "efficientnet_v2_s",
     image_size: tuple[int, int] = (400, 400),
     image_encoder_weights: str | os.PathLike | None = "imagenet",
     num_image_layers: int = 2,
@@ -185,7 +185,7 @@ def build_captioner(
 
     Args:
         checkpoint: from `load_gpt2`.
-        image_encoder: a name that `build_image_encoder` knows.
+        image_encoder: a name that `build_image_encoder` knows, or a model with weights of its own.
         image_size: `(height, width)` in px.
         image_encoder_weights: `"imagenet"`, a local file, or None for random weights.
         num_image_layers: bidirectional blocks over the image tokens.
@@ -209,7 +209,7 @@ def build_captioner(
         **checkpoint.decoder_arguments,
     )
     report = checkpoint.assign(backbone.decoder)
-    if image_encoder_weights is not None:
+    if image_encoder_weights is not None and isinstance(image_encoder, str):
         encoder = load_image_encoder(image_encoder, image_size, image_encoder_weights)
         backbone.image_encoder.set_weights(encoder.get_weights())
     length = min(sequence_length, checkpoint.config.max_sequence_length)

@@ -74,7 +74,7 @@ def write_safetensors(
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         for _, shape, read in tensors:
-            array = np.ascontiguousarray(read(), "<f4")
+            array = np.asarray(read(), "<f4", order="C")
             if array.shape != tuple(shape):
                 raise ValueError(f"`tensors` must have the shapes they announce; received {array.shape}.")
             array.tofile(file)
