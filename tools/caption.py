@@ -12,7 +12,7 @@ import tyro
 from captioner.images import ImageError
 from captioner.resources import DEFAULT_PRESET
 from tools.attention import AttentionPictures
-from tools.decoding_flags import DecodingFlags, choose_settings
+from tools.decoding_flags import DecodingFlags, choose_settings, with_own_defaults
 from tools.errors import UsageError
 from tools.inputs import ImageInput, find_images
 from tools.outputs import caption_rows, open_output
@@ -152,6 +152,7 @@ def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput],
     with reading_ahead(todo, ahead=command.batch_size) as reading, progress(len(todo)) as bar:
         captioner = resized(load(command.preset), command.image_size_px)
         _require_calibration(command, captioner)
+        sampler = with_own_defaults(sampler, command.decoding, captioner, command.num_captions)
         pictures = (
             None
             if command.attention is None

@@ -53,13 +53,18 @@ class ConvertOpenaiCommand(ImageSide):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertHuggingFaceCommand(ImageSide):
-    """Makes a captioner preset of a Hugging Face GPT-2, ready to be trained.
+    """Makes a captioner preset of a Hugging Face GPT-2, ready to be trained, or of a whole captioner, ready for use.
 
     Reads model.safetensors, whole or in shards, or tf_model.h5; pytorch_model.bin is refused. The decoder is GPT-2 to
     the last digit; the image side, and the cross-attention that most checkpoints lack, are fresh.
 
+    A VisionEncoderDecoderModel of ViT or DeiT and GPT-2 is known by its config.json and converted whole: weights, image
+    processing, tokenizer and decoding settings. The flags of the image side do not apply to it.
+
     Example:
         captioner convert huggingface gpt2/ presets/gpt2 --image-encoder efficientnet_v2_m
+        captioner convert huggingface vit-gpt2-image-captioning/ presets/vit_gpt2
+        captioner caption photo.jpg --preset presets/vit_gpt2
     """
 
     folder: tyro.conf.Positional[Path]
@@ -99,7 +104,11 @@ def convert_huggingface(command: ConvertHuggingFaceCommand) -> int:
         raise UsageError(
             f"{command.folder} has no config.json, so it is not Hugging Face's; see `captioner convert -h`."
         )
-    return _convert(command)
+    require_new(command.out)
+    import_tensorflow()
+    from captioner.weights.hugging_face_captioner import is_hugging_face_captioner
+
+    return _convert_captioner(command) if is_hugging_face_captioner(command.folder) else _convert(command)
 
 
 def convert_to_huggingface(command: ConvertToHuggingFaceCommand) -> int:
@@ -144,11 +153,26 @@ def write_preset(captioner, report, out: Path) -> None:
     print(f"Preset: {out} (every tensor is listed in {REPORT_FILE})")
 
 
+def _convert_captioner(command: ConvertHuggingFaceCommand) -> int:
+    from captioner.weights.hugging_face_captioner import load_hugging_face_captioner
+
+    for field in dataclasses.fields(ImageSide):
+        if getattr(command, field.name) != field.default:
+            raise UsageError(
+                f"--{field.name.replace('_', '-')} does not apply: {command.folder} is a whole captioner, with an image side "
+                "of its own. Leave it out."
+            )
+    write_preset(*load_hugging_face_captioner(command.folder), command.out)
+    return 0
+
+
 def _convert(command: ConvertOpenaiCommand | ConvertHuggingFaceCommand) -> int:
     require_new(command.out)
     import_tensorflow()
     from captioner.weights.gpt2 import build_captioner, load_gpt2
+    from captioner.weights.gpt2_download import require_unchanged
 
+    require_unchanged(command.folder)
     captioner, report = build_captioner(
         load_gpt2(command.folder),
         image_encoder=command.image_encoder,

@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -96,6 +96,19 @@ def choose_settings(flags: DecodingFlags, num_captions: int = 1) -> DecodingSett
             f"{settings.num_beams}. Add --num-beams {num_captions}."
         )
     return settings
+
+
+def with_own_defaults(
+    settings: DecodingSettings, flags: DecodingFlags, captioner: Any, num_captions: int = 1
+) -> DecodingSettings:
+    """The settings of beam search, with the preset's own where no flag says otherwise."""
+    own = getattr(getattr(captioner, "preprocessor", None), "decoding", None)
+    if not own or settings.sampler != "beam":
+        return settings
+    values = {name: value for name, value in own.items() if name not in given_flags(flags)}
+    if num_captions > values.get("num_beams", num_captions):
+        values["num_beams"] = num_captions
+    return dataclasses.replace(settings, **values)
 
 
 def _flag(name: str) -> str:

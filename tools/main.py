@@ -54,6 +54,13 @@ COMMANDS = (
         "Time decoding on this machine.",
     ),
     Command(
+        ("download", "gpt2"),
+        "tools.download",
+        "DownloadGPT2Command",
+        "download",
+        "Fetch OpenAI's GPT-2 checkpoints.",
+    ),
+    Command(
         ("convert", "openai"),
         "tools.convert",
         "ConvertOpenaiCommand",
@@ -65,7 +72,7 @@ COMMANDS = (
         "tools.convert",
         "ConvertHuggingFaceCommand",
         "convert_huggingface",
-        "Make a preset of a Hugging Face GPT-2.",
+        "Make a preset of a Hugging Face GPT-2 or captioner.",
     ),
     Command(
         ("convert", "to-huggingface"),

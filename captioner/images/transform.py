@@ -10,11 +10,12 @@ PAD_VALUE = 127.0
 """Grey level of the margins of `resize="pad"`: the middle of 0..255."""
 
 ResizeMode = typing.Literal["stretch", "center_crop", "pad"]
+Interpolation = typing.Literal["bilinear", "bicubic"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageTransform:
-    """Resizes an image, antialiased and bilinear, the same way for training and captioning.
+    """Resizes an image, antialiased, the same way for training and captioning.
 
     One code path serves eager calls and tf.data. `ImageTransform(**dataclasses.asdict(transform))` restores
     it, through JSON as well.
@@ -34,21 +35,40 @@ class ImageTransform:
     resize: ResizeMode = "stretch"
     """stretch: both axes by their own factor; center_crop: the largest centred box of the right aspect ratio;
     pad: the whole image, centred between grey margins."""
+    interpolation: Interpolation = "bilinear"
+    """bilinear, or bicubic as Pillow has it (a = -0.5); both are within one grey level of Pillow's."""
+    crop_from: tuple[int, int] | None = None
+    """Height and width in px to stretch to first; the middle of `image_size` is then cut out. None cuts nothing off."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", self._size("image_size"))  # JSON brings a list
+        for name, kind in (("resize", ResizeMode), ("interpolation", Interpolation)):
+            if (value := getattr(self, name)) not in typing.get_args(kind):
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(typing.get_args(kind))}; received {value!r}."
+                )
+        if self.crop_from is None:
+            return
+        object.__setattr__(self, "crop_from", self._size("crop_from"))
+        if self.resize != "stretch" or any(
+            a < b for a, b in zip(self.crop_from, self.image_size, strict=True)
+        ):
+            raise ValueError(
+                f'`crop_from` must be at least `image_size`={self.image_size}, with resize="stretch"; received '
+                f"crop_from={self.crop_from}, resize={self.resize!r}."
+            )
+
+    def _size(self, name: str) -> tuple[int, int]:
+        value = getattr(self, name)
         try:
-            height, width = (operator.index(side) for side in self.image_size)
+            height, width = (operator.index(side) for side in value)
         except (TypeError, ValueError):
             raise ValueError(
-                f"`image_size` must be two whole numbers (height, width) in px; received {self.image_size!r}."
+                f"`{name}` must be two whole numbers (height, width) in px; received {value!r}."
             ) from None
         if min(height, width) < 1:
-            raise ValueError(f"`image_size` must be at least 1 px; received {self.image_size!r}.")
-        if self.resize not in typing.get_args(ResizeMode):
-            raise ValueError(
-                f"`resize` must be one of {', '.join(typing.get_args(ResizeMode))}; received {self.resize!r}."
-            )
-        object.__setattr__(self, "image_size", (height, width))  # JSON brings a list
+            raise ValueError(f"`{name}` must be at least 1 px; received {value!r}.")
+        return height, width
 
     def __call__(self, image):
         return self.padded(self.resized(image))
@@ -66,7 +86,7 @@ class ImageTransform:
         image = as_image(image)
         height, width = self.image_size
         rows, columns = tf.unstack(tf.shape(image, out_type=tf.int64)[:2])
-        size = self.image_size
+        size = self.crop_from or self.image_size
         if self.resize == "center_crop":
             box_rows = tf.clip_by_value(_rounded_ratio(columns * height, width), 1, rows)
             box_columns = tf.clip_by_value(_rounded_ratio(rows * width, height), 1, columns)
@@ -77,9 +97,24 @@ class ImageTransform:
             new_rows = tf.clip_by_value(_rounded_ratio(rows * width, columns), 1, height)
             new_columns = tf.clip_by_value(_rounded_ratio(columns * height, rows), 1, width)
             size = tf.cast(tf.stack([new_rows, new_columns]), tf.int32)
+        resized = self._interpolated(image, size)
+        if self.crop_from:
+            top, left = (size[0] - height) // 2, (size[1] - width) // 2
+            resized = resized[top : top + height, left : left + width]
+        return resized
+
+    def _interpolated(self, image, size):
+        import tensorflow as tf
+
         # On the processor also where a GPU is present, so that every machine gives the same pixels.
         with tf.device("CPU"):
-            return tf.cast(tf.image.resize(image, size, antialias=True), tf.float32)
+            if self.interpolation == "bilinear":
+                return tf.cast(tf.image.resize(image, size, antialias=True), tf.float32)
+            # It overshoots at edges, so Pillow clips after the columns and after the rows, which moves pixels at sharp edges.
+            for step in ((tf.shape(image)[0], size[1]), size):
+                image = tf.image.resize(image, step, "bicubic", antialias=True)
+                image = tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
+            return image
 
     def padded(self, image):
         """Adds the margins of `pad` to what `resized` gave: float32 `(h, w, 3)`, a fixed shape."""

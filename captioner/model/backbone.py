@@ -11,7 +11,7 @@ import keras_hub
 from captioner.model.encoder_split import EncoderSplit, split_image_encoder
 from captioner.model.gpt2_decoder import GPT2Decoder
 from captioner.model.image_encoders import build_image_encoder
-from captioner.model.image_tokens import ImageTokens
+from captioner.model.image_tokens import ImageTokens, PlainImageTokens
 
 PARTS = ("image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings")
 """The parts of a captioner that can be frozen one by one."""
@@ -76,6 +76,8 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         layer_norm_epsilon: float.
         train_batch_norm: bool. Whether the image encoder's batch statistics are learned. False suits
             pretrained encoders: their statistics stay as they are, also when their weights are trained.
+        plain_image_tokens: bool. Whether the decoder attends to the image encoder's own sequence, projected only where
+            its width is not D: no positions, norms or blocks of ours. `num_image_layers` must then be 0.
         dtype: optional dtype policy. "bfloat16" is for captioning: image tokens and decoder hold and use their
             weights in it, and an image encoder given by name stays in float32, as convolutions gain nothing on a CPU.
 
@@ -103,9 +105,15 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5,
         train_batch_norm: bool = False,
+        plain_image_tokens: bool = False,
         dtype=None,
         **kwargs,
     ):
+        if plain_image_tokens and num_image_layers:
+            raise ValueError(
+                "`num_image_layers` must be 0 with plain_image_tokens=True, which adds nothing to the image encoder; "
+                f"received num_image_layers={num_image_layers}."
+            )
         image_size = tuple(image_size)
         intermediate_dim = intermediate_dim or 4 * hidden_dim
         network = (
@@ -114,16 +122,19 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             else image_encoder
         )
         self.feature_map = FeatureMap(network, train_batch_norm, dtype=dtype, name="feature_map")
-        self.image_tokens = ImageTokens(
-            hidden_dim=hidden_dim,
-            num_layers=num_image_layers,
-            num_heads=num_heads,
-            intermediate_dim=intermediate_dim,
-            dropout=dropout,
-            layer_norm_epsilon=layer_norm_epsilon,
-            dtype=dtype,
-            name="image_tokens",
-        )
+        if plain_image_tokens:
+            self.image_tokens = PlainImageTokens(hidden_dim, dtype=dtype, name="image_tokens")
+        else:
+            self.image_tokens = ImageTokens(
+                hidden_dim=hidden_dim,
+                num_layers=num_image_layers,
+                num_heads=num_heads,
+                intermediate_dim=intermediate_dim,
+                dropout=dropout,
+                layer_norm_epsilon=layer_norm_epsilon,
+                dtype=dtype,
+                name="image_tokens",
+            )
         self.decoder = GPT2Decoder(
             vocabulary_size=vocabulary_size,
             num_special_tokens=num_special_tokens,
@@ -158,6 +169,7 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
         self.train_batch_norm = train_batch_norm
+        self.plain_image_tokens = plain_image_tokens
 
     def _text_graph(self, features):
         """The symbolic way from a feature map to hidden states: `(text inputs, hidden states)`."""
@@ -256,6 +268,7 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             "dropout": self.dropout,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "train_batch_norm": self.train_batch_norm,
+            "plain_image_tokens": self.plain_image_tokens,
         }
 
     @classmethod

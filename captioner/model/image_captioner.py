@@ -112,7 +112,7 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
 
         Args:
             images: list of paths, or of uint8 or float arrays `(H, W, 3)` in 0..255; sizes may differ.
-            sampler: `DecodingSettings`; beam search by default.
+            sampler: `DecodingSettings`; by default beam search as the preset has it.
             num_captions: int. Captions for each image, best first.
             batch_size: int. Images that run through the model at once.
 
@@ -130,7 +130,7 @@ class ImageCaptioner(GivenCaptions, keras_hub.models.CausalLM):
             )
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={batch_size}.")
-        sampler = sampler or DecodingSettings()
+        sampler = sampler or DecodingSettings(**self.preprocessor.decoding)
         require_captions(sampler, num_captions)
         self._text_controls(sampler)
         if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3:

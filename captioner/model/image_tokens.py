@@ -1,6 +1,8 @@
 """Image tokens: the feature map as a sequence. Axes: B images, H rows, W columns, C channels, S = H*W image
 tokens, D width."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -158,3 +160,45 @@ class ImageTokens(keras.layers.Layer):
             "dropout": self.dropout,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+
+
+@keras.saving.register_keras_serializable("captioner")
+class PlainImageTokens(keras.layers.Layer):
+    """The image encoder's own sequence as image tokens, as Hugging Face's encoder-decoders have it.
+
+    A sequence of another width than D is projected; nothing else happens to it.
+
+    Args:
+        hidden_dim: int. Width D.
+
+    Call arguments:
+        features: float tensor `(B, H, W, C)` or `(B, S, C)`.
+
+    Returns:
+        Float tensor `(B, S, D)`.
+    """
+
+    def __init__(self, hidden_dim: int, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+
+    def build(self, features_shape):
+        self.projection = None
+        if features_shape[-1] != self.hidden_dim:
+            self.projection = keras.layers.Dense(self.hidden_dim, dtype=self.dtype_policy, name="projection")
+            self.projection.build((None, None, features_shape[-1]))
+        self.built = True
+
+    def call(self, features, training=None):
+        _, num_tokens, width = self._sequence_shape(features.shape)
+        sequence = ops.reshape(features, (-1, num_tokens, width))
+        return sequence if self.projection is None else self.projection(sequence)
+
+    def compute_output_shape(self, features_shape):
+        return (*self._sequence_shape(features_shape)[:2], self.hidden_dim)
+
+    def _sequence_shape(self, features_shape):
+        return (features_shape[0], math.prod(features_shape[1:-1]), features_shape[-1])
+
+    def get_config(self):
+        return super().get_config() | {"hidden_dim": self.hidden_dim}

@@ -22,6 +22,10 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         image_size: `(height, width)` in px that the image encoder reads.
         resize: "stretch", "center_crop" or "pad"; see `ImageTransform`.
         sequence_length: int. Text positions T of a batch.
+        interpolation: "bilinear" or "bicubic"; see `ImageTransform`.
+        crop_from: optional `(height, width)` in px to resize to before the middle is cut out; see `ImageTransform`.
+        decoding: optional dict of decoding settings that differ from the library's, such as `{"num_beams": 4}`: the
+            captioner's defaults.
 
     Call arguments:
         x: dict of `images`, a list of paths or of uint8 or float arrays `(H, W, 3)` in 0..255 (an array `(B,
@@ -41,9 +45,22 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
 
     tokenizer_cls = CaptionTokenizer
 
-    def __init__(self, tokenizer, image_size, resize: str = "stretch", sequence_length: int = 32, **kwargs):
+    def __init__(
+        self,
+        tokenizer,
+        image_size,
+        resize: str = "stretch",
+        sequence_length: int = 32,
+        interpolation: str = "bilinear",
+        crop_from=None,
+        decoding: dict | None = None,
+        **kwargs,
+    ):
         super().__init__(tokenizer=tokenizer, sequence_length=sequence_length, **kwargs)
-        self.image_transform = ImageTransform(image_size=tuple(image_size), resize=resize)
+        self.image_transform = ImageTransform(
+            image_size=image_size, resize=resize, interpolation=interpolation, crop_from=crop_from
+        )
+        self.decoding = dict(decoding or {})
 
     def build(self, input_shape=None):
         self.built = True
@@ -135,7 +152,7 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         return [self.tokenizer.decode(row[mask]) for row, mask in zip(token_ids, padding_mask, strict=True)]
 
     def get_config(self):
-        return super().get_config() | dataclasses.asdict(self.image_transform)
+        return super().get_config() | dataclasses.asdict(self.image_transform) | {"decoding": self.decoding}
 
 
 def _is_symbolic(x) -> bool:

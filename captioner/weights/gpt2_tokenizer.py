@@ -18,7 +18,8 @@ def read_gpt2_tokenizer(folder: Path, config: dict[str, Any]) -> CaptionTokenize
     Args:
         folder: holds vocab.json and merges.txt, encoder.json and vocab.bpe, or tokenizer.json. Tokens of
             added_tokens.json, with ids behind the vocabulary, become special tokens.
-        config: the model's config; its `bos_token_id` and `eos_token_id` choose the start and the end token.
+        config: the model's config; its `bos_token_id`, `eos_token_id` and `pad_token_id` choose the start, the end and the
+            padding token.
 
     Raises:
         WeightsError: If there is none, or it is damaged.
@@ -35,6 +36,9 @@ def read_gpt2_tokenizer(folder: Path, config: dict[str, Any]) -> CaptionTokenize
             special_tokens=sorted(special, key=special.get),
             start_token=_token(tokens, config, "bos_token_id"),
             end_token=_token(tokens, config, "eos_token_id"),
+            pad_token=_token(tokens, config, "pad_token_id")
+            if config.get("pad_token_id") is not None
+            else None,
         )
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, WeightsError):

@@ -228,3 +228,18 @@ def test_another_image_size_is_that_of_the_model_that_captions(photos, capsys):
     words = {"inputs": ("photos/3.png",), "decoding": DecodingFlags(max_length=3), "image_size_px": 18}
     assert caption(CaptionCommand(**words), lambda preset: model) == 0
     assert capsys.readouterr().out.startswith("photos/3.png: ")
+
+
+def test_the_presets_own_decoding_settings_hold_where_no_flag_says_otherwise(photos, model):
+    own = {"num_beams": 4, "length_penalty": 1.0, "max_length": 15}
+    model.preprocessor = SimpleNamespace(decoding=own)
+    flags = ({}, {"max_length": 9}, {"sampler": "greedy"})
+    for given in flags:
+        caption(CaptionCommand(inputs=("photos/3.png",), decoding=DecodingFlags(**given)), model.load)
+    caption(CaptionCommand(inputs=("photos/3.png",), num_captions=5), model.load)
+    assert [sampler for _, sampler, _ in model.calls] == [
+        DecodingSettings(**own),
+        DecodingSettings(**own | {"max_length": 9}),
+        DecodingSettings(sampler="greedy"),
+        DecodingSettings(**own | {"num_beams": 5}),
+    ]

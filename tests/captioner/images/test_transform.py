@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from captioner.images import ImageTransform
 
@@ -74,3 +75,48 @@ def test_an_unknown_mode_and_a_batch_are_refused():
         ImageTransform(image_size=(2, 2), resize="crop")
     with pytest.raises(ValueError, match=r"\(height, width, 3\); received shape \(1, 4, 4, 3\)"):
         ImageTransform(image_size=(2, 2))(np.zeros((1, 4, 4, 3), np.uint8))
+
+
+def photo_like(rows, columns):
+    """Smooth waves with one sharp edge."""
+    y, x = np.mgrid[0:rows, 0:columns]
+    waves = np.stack([np.sin(y / 5) + np.cos(x / 7), np.sin(x / 4), np.cos(y * x / 99)], -1) * 60 + 127
+    waves[:, columns // 2 :] += 40
+    return waves.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("interpolation", "number"), [("bilinear", 2), ("bicubic", 3)])
+@pytest.mark.parametrize("shape", [(41, 67), (160, 90), (20, 33)])
+def test_pixels_are_within_a_grey_level_of_pillows(interpolation, number, shape):
+    image = photo_like(*shape)
+    result = ImageTransform(image_size=(24, 32), interpolation=interpolation)(image)
+    pillow = np.asarray(Image.fromarray(image).resize((32, 24), Image.Resampling(number)))
+    np.testing.assert_allclose(result, pillow.astype(np.float32), atol=1.1)
+    other = ImageTransform(image_size=(24, 32), interpolation="bicubic" if number == 2 else "bilinear")(image)
+    assert np.abs(other - pillow).max() > 2
+
+
+def test_bicubic_stays_within_the_range_at_an_edge():
+    image = colored([[0, 0, 0, 255, 255, 255]] * 4)
+    result = ImageTransform(image_size=(4, 15), interpolation="bicubic")(image)
+    assert result.numpy().min() == 0 and result.numpy().max() == 255
+
+
+def test_crop_from_takes_the_middle_of_a_larger_size():
+    image = colored(np.arange(35).reshape(5, 7))
+    result = ImageTransform(image_size=(2, 3), crop_from=(5, 7))(image)
+    np.testing.assert_array_equal(result[:, :, 0], image[1:3, 2:5, 0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop_from": (1, 9)}, r"`crop_from` must be at least `image_size`=\(2, 3\)"),
+        ({"crop_from": (4, 9), "resize": "pad"}, 'with resize="stretch"'),
+        ({"crop_from": 4}, "`crop_from` must be two whole numbers"),
+        ({"interpolation": "nearest"}, "`interpolation` must be one of bilinear, bicubic"),
+    ],
+)
+def test_impossible_crops_and_interpolations_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ImageTransform(image_size=(2, 3), **settings)

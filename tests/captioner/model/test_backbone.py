@@ -3,9 +3,16 @@
 import keras
 import numpy as np
 import pytest
-from tiny_captioner import NUM_IMAGE_TOKENS, logits_of, random_batch, tiny_captioner, tiny_encoder
+from tiny_captioner import (
+    NUM_IMAGE_TOKENS,
+    logits_of,
+    random_batch,
+    random_images,
+    tiny_captioner,
+    tiny_encoder,
+)
 
-from captioner.model import CaptionerBackbone
+from captioner.model import CaptionerBackbone, ImageCaptioner
 from captioner.model.backbone import PARTS
 from captioner.model.encoder_split import split_image_encoder
 
@@ -211,3 +218,23 @@ def test_lora_changes_nothing_until_it_is_trained(model):
     np.testing.assert_allclose(logits_of(model, batch), before, atol=1e-4)
     adapted = {path.split("/")[-2] for path in trainable_paths(model) if "lora" in path}
     assert adapted == {"query_key_value", "cross_attention_query", "cross_attention_key_value"}
+
+
+def test_plain_image_tokens_are_the_encoders_sequence_and_survive_a_preset(tmp_path):
+    model = tiny_captioner(
+        image_encoder=tiny_encoder(channels=22), plain_image_tokens=True, num_image_layers=0
+    )
+    images = random_images(2).astype("float32")
+    tokens = keras.ops.convert_to_numpy(model.backbone.encode_images(images))
+    features = keras.ops.convert_to_numpy(model.backbone.image_encoder(images))
+    np.testing.assert_array_equal(tokens, features.reshape(2, NUM_IMAGE_TOKENS, 22))
+    inputs = random_batch(model, 2, 3, 5)
+    expected = logits_of(model, inputs)
+    model.save_to_preset(tmp_path / "preset")
+    again = ImageCaptioner.from_preset(tmp_path / "preset")
+    np.testing.assert_array_equal(logits_of(again, inputs), expected)
+
+
+def test_plain_image_tokens_with_blocks_of_ours_are_refused():
+    with pytest.raises(ValueError, match=r"`num_image_layers` must be 0.*received num_image_layers=1"):
+        tiny_captioner(plain_image_tokens=True)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from captioner.model.image_tokens import FeatureMapTokens, ImageTokens
+from captioner.model.image_tokens import FeatureMapTokens, ImageTokens, PlainImageTokens
 
 FEATURES = np.random.default_rng(0).normal(size=(2, 3, 5, 7)).astype("float32")  # (B, H, W, C)
 
@@ -76,3 +76,21 @@ def test_layers_come_back_from_their_config():
     ):
         again = type(layer).from_config(layer.get_config())
         assert again.get_config() == layer.get_config()
+
+
+def test_plain_tokens_of_the_decoders_width_are_the_features_themselves():
+    features = np.arange(2 * 3 * 5 * 4, dtype="float32").reshape(2, 3, 5, 4)
+    layer = PlainImageTokens(hidden_dim=4)
+    tokens = keras.ops.convert_to_numpy(layer(features))
+    np.testing.assert_array_equal(tokens, features.reshape(2, 15, 4))
+    assert layer.weights == []
+
+
+def test_plain_tokens_of_another_width_are_projected_and_nothing_else():
+    features = np.arange(2 * 7 * 3, dtype="float32").reshape(2, 7, 3)
+    layer = PlainImageTokens(hidden_dim=2)
+    layer.build(features.shape)
+    kernel, bias = np.arange(6.0).reshape(3, 2), np.array([10.0, 20.0])
+    layer.projection.set_weights([kernel, bias])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(features)), features @ kernel + bias)
+    assert layer.compute_output_shape((None, 7, 3)) == (None, 7, 2)

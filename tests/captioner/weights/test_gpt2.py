@@ -20,7 +20,7 @@ from gpt2_folders import (
 from tiny_captioner import IMAGE_SIZE, random_images, tiny_encoder
 
 from captioner.model.gpt2_decoder import GPT2Decoder
-from captioner.sampling import Greedy
+from captioner.sampling import DecodingSettings
 from captioner.weights import WeightsError, from_pretrained_gpt2, load_gpt2
 
 DATA = Path(__file__).with_name("data")
@@ -156,7 +156,7 @@ def test_one_line_makes_a_captioner_around_it(tmp_path):
     folder = write_hugging_face_folder(tmp_path / "gpt2", TWO, hugging_face_tensors(TWO))
     captioner = from_pretrained_gpt2(folder, image_encoder=tiny_encoder(), image_size=IMAGE_SIZE)
     assert_same_predictions(captioner.backbone.decoder, TWO, openai_variables(TWO))
-    (captions,) = captioner.caption(random_images(1), Greedy(max_length=3))
+    (captions,) = captioner.caption(random_images(1), DecodingSettings(sampler="greedy", max_length=3))
     assert len(captions[0].token_ids) <= 3
 
 
