@@ -118,7 +118,7 @@ def test_captions_of_beam_search_are_the_same(pair):
         [i for i in caption.token_ids if i != end] == row
         for caption, row in zip(found, expected, strict=True)
     ]
-    assert same.count(False) <= 1
+    assert same.count(False) <= 2
     for caption, row, score, is_same in zip(found, expected, scores, same, strict=True):
         if is_same:
             assert caption.score == pytest.approx(score, abs=1e-4)
