@@ -30,7 +30,7 @@ def decode_forced(decoder, image_tokens, num_beams: int, num_tokens: int):
     from captioner.sampling.sampler import decode
 
     settings = BeamSearch(num_beams=num_beams) if num_beams > 1 else Greedy()
-    num_images, length = image_tokens.shape[0], num_tokens + 1
+    num_images, length = ops.shape(image_tokens)[0], num_tokens + 1
     image_keys_values = decoder.image_keys_values(image_tokens)
 
     def next(token_ids, cache, index):
@@ -38,7 +38,7 @@ def decode_forced(decoder, image_tokens, num_beams: int, num_tokens: int):
         hidden, cache, _ = decoder.decode(last, cache, index - 1, image_keys_values)
         return decoder.logits(hidden)[:, 0], hidden[:, 0], cache
 
-    prompt = ops.full((num_images, length), START, dtype="int32")
+    prompt = ops.broadcast_to(ops.cast(START, "int32"), (num_images, length))
     given = ops.broadcast_to(ops.arange(length) == 0, (num_images, length))
     cache = decoder.empty_cache(num_images, num_beams, length)
     return decode(next, prompt, cache, 1, given, (), START, settings, 1, move_rows=decoder.move_rows)
