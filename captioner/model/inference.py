@@ -10,8 +10,9 @@ def compile_inference(model: keras.Model, function: Callable) -> Callable:
     """Returns `function` compiled for repeated calls; it may read the variables of `model`, and must not
     write them.
 
-    TensorFlow traces a graph, JAX compiles with the variables as arguments (so that a later `load_weights` is
-    seen), PyTorch runs without gradients.
+    TensorFlow traces one graph for all numbers of rows of the first argument, so that the last, short batch of a folder
+    is not a second trace. JAX compiles once for each shape, with the variables as arguments, so that a
+    later `load_weights` is seen. PyTorch runs without gradients.
 
     Args:
         model: the model whose variables the function reads.
@@ -22,9 +23,7 @@ def compile_inference(model: keras.Model, function: Callable) -> Callable:
     """
     backend = keras.config.backend()
     if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, autograph=False, reduce_retracing=True)
+        return _compile_tensorflow(function)
     if backend == "jax":
         return _compile_jax(model, function)
     if backend == "torch":
@@ -47,6 +46,23 @@ def has_fast_bfloat16(cpu_info: str | None = None) -> bool:
         cpu_info = path.read_text() if path.is_file() else ""
     # x86: AVX-512 BF16 or AMX; ARM: BF16. Elsewhere bfloat16 is emulated, and slower than float32.
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_info.split()))
+
+
+def _compile_tensorflow(function):
+    import tensorflow as tf
+
+    traced = {}
+
+    def compiled(first, *others):
+        first, *others = (tf.convert_to_tensor(argument) for argument in (first, *others))
+        specs = [tf.TensorSpec((None, *first.shape[1:]), first.dtype)]
+        specs += [tf.TensorSpec(other.shape, other.dtype) for other in others]
+        key = tuple((spec.dtype, tuple(spec.shape)) for spec in specs)
+        if key not in traced:
+            traced[key] = tf.function(function, input_signature=specs, autograph=False)
+        return traced[key](first, *others)
+
+    return compiled
 
 
 def _compile_jax(model, function):

@@ -31,7 +31,7 @@ def decode_forced(decoder, image_tokens, num_beams: int, num_tokens: int):
     from captioner.sampling.task import Task
 
     chosen = {"num_beams": num_beams} if num_beams > 1 else {"sampler": "greedy"}
-    num_images, length = image_tokens.shape[0], num_tokens + 1
+    num_images, length = ops.shape(image_tokens)[0], num_tokens + 1
     image_keys_values = decoder.image_keys_values(image_tokens)
 
     def next(token_ids, cache, index):
@@ -40,7 +40,7 @@ def decode_forced(decoder, image_tokens, num_beams: int, num_tokens: int):
         return decoder.logits(hidden)[:, 0], hidden[:, 0], cache
 
     task = Task(
-        prompt=ops.full((num_images, length), START, dtype="int32"),
+        prompt=ops.broadcast_to(ops.cast(START, "int32"), (num_images, length)),
         prompt_mask=ops.broadcast_to(ops.arange(length) == 0, (num_images, length)),
         first_index=1,
         end_token_ids=(),

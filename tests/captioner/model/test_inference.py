@@ -6,7 +6,7 @@ import pytest
 from tiny_captioner import logits_of, random_batch, tiny_captioner
 
 from captioner.model import CaptionerBackbone, ImageCaptioner
-from captioner.model.inference import has_fast_bfloat16
+from captioner.model.inference import compile_inference, has_fast_bfloat16
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,20 @@ def test_a_named_image_encoder_stays_in_float32():
     assert {v.dtype for v in backbone.image_tokens.weights} == {"bfloat16"}
     hidden = backbone.encode_images(np.zeros((1, 32, 32, 3), "float32"))
     assert keras.backend.standardize_dtype(hidden.dtype) == "bfloat16"
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="counts traces of TensorFlow")
+def test_a_short_last_batch_is_not_traced_again():
+    traced = []
+
+    def double(x, y):
+        traced.append(x.shape)
+        return x * 2 + y
+
+    compiled = compile_inference(None, double)
+    for num_rows in (4, 3, 1):
+        x = np.arange(num_rows * 2.0).reshape(num_rows, 2)
+        np.testing.assert_array_equal(compiled(x, np.ones(2)), 2 * x + 1)
+    assert len(traced) == 1
+    compiled(np.zeros((4, 5)), np.ones(5))
+    assert len(traced) == 2
