@@ -20,7 +20,7 @@ class AssignmentReport:
     """What became of each tensor of a checkpoint."""
 
     assigned: dict[str, str]
-    """Path of the target variable of each source tensor that was used."""
+    """Path of the target variable of each source tensor that was used; " and " joins several."""
     ignored: dict[str, str]
     """Reason for each source tensor that was left out."""
     new: tuple[str, ...]
@@ -77,10 +77,17 @@ def assign_strictly(
     for name, variable, transform in table:
         variable.assign(_transformed(sources, name, transform))
     return AssignmentReport(
-        assigned={name: variable.path for name, variable, _ in table},
+        assigned=_targets(table),
         ignored=reasons,
         new=tuple(variable.path for variable in new),
     )
+
+
+def _targets(table) -> dict[str, str]:
+    paths = {}
+    for name, variable, _ in table:
+        paths[name] = f"{paths[name]} and {variable.path}" if name in paths else variable.path
+    return paths
 
 
 def _table_problems(sources, table, targets, new):

@@ -147,7 +147,8 @@ def test_added_tokens_become_special_tokens(tmp_path):
     (folder / "added_tokens.json").write_text(json.dumps({"<pad>": 258, "<start>": 257}))
     checkpoint = load_gpt2(folder)
     assert checkpoint.tokenizer.special_token_names == ["<start>", "<pad>"]
-    decoder, _ = load_decoder(folder)
+    decoder, report = load_decoder(folder)
+    assert report.assigned["transformer.wte.weight"].count("embeddings") == 2
     assert decoder.token_embedding.special_embeddings.shape == (2, 8)
     assert_same_predictions(decoder, sizes, openai_variables(sizes))
 

@@ -67,6 +67,21 @@ def test_a_changed_number_is_found_by_its_checksum(folder):
         read_all(folder)
 
 
+def test_a_changed_byte_of_the_index_is_read_or_an_error_of_one_line(folder):
+    path, generator = folder / "model.ckpt.index", np.random.default_rng(0)
+    whole = path.read_bytes()
+    for _ in range(100):
+        data = bytearray(whole)
+        data[generator.integers(len(data))] ^= 1 << generator.integers(8)
+        path.write_bytes(data)
+        try:
+            assert {name: array.shape for name, array in read_all(folder).items()} == {
+                name: array.shape for name, array in ARRAYS.items()
+            }
+        except WeightsError as error:
+            assert "\n" not in str(error)
+
+
 def test_data_outside_the_folder_is_refused(folder, tmp_path):
     part = folder / "model.ckpt.data-00000-of-00001"
     part.rename(tmp_path / "elsewhere")
