@@ -9,6 +9,7 @@ import keras
 from captioner.files import atomic_path
 from captioner.model import CaptionerBackbone, ImageCaptioner, ImageCaptionerPreprocessor, architecture
 from captioner.text import CaptionTokenizer, train_tokenizer
+from captioner.weights.gpt2 import load_gpt2
 from captioner.weights.image_encoders import load_image_encoder
 from trainers.settings import TrainSettings
 
@@ -28,7 +29,7 @@ _FIXED_BY_PRESET = (
 
 
 def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCaptioner:
-    """Builds the captioner of a run: a preset to fine-tune, or an architecture with a vocabulary.
+    """Builds the captioner of a run: a preset to fine-tune, or an architecture with a vocabulary, or with a GPT-2.
 
     Args:
         settings: TrainSettings.
@@ -61,7 +62,8 @@ def export_preset(captioner: ImageCaptioner, path: Path, weights_dtype: str = "f
 
 
 def _from_scratch(settings: TrainSettings, captions: Iterable[str]) -> ImageCaptioner:
-    tokenizer = _tokenizer(settings, captions)
+    gpt2 = None if settings.gpt2 is None else load_gpt2(settings.gpt2)
+    tokenizer = _tokenizer(settings, captions) if gpt2 is None else gpt2.tokenizer
     changes = {
         "image_encoder": settings.image_encoder,
         "image_size": settings.image_size_px and (settings.image_size_px, settings.image_size_px),
@@ -72,7 +74,7 @@ def _from_scratch(settings: TrainSettings, captions: Iterable[str]) -> ImageCapt
         "dropout": settings.dropout,
         "vocabulary_size": tokenizer.vocabulary_size() - tokenizer.num_special_tokens,
         "num_special_tokens": tokenizer.num_special_tokens,
-    }
+    } | ({} if gpt2 is None else gpt2.decoder_arguments)
     arguments = architecture(
         settings.architecture, **{name: value for name, value in changes.items() if value is not None}
     )
@@ -82,6 +84,8 @@ def _from_scratch(settings: TrainSettings, captions: Iterable[str]) -> ImageCapt
         train_batch_norm=random_encoder and "image_encoder" in settings.train_parts,
         dtype=settings.dtype,
     )
+    if gpt2 is not None:
+        gpt2.assign(backbone.decoder)
     if not random_encoder:
         encoder = load_image_encoder(
             arguments["image_encoder"], arguments["image_size"], settings.image_encoder_weights

@@ -37,6 +37,8 @@ _SHARES = (
     "warmup_fraction",
     "final_learning_rate_fraction",
 )
+FIXED_BY_GPT2 = ("hidden_dim", "num_heads", "num_layers", "train_tokenizer", "tokenizer", "preset")
+"""Settings that a pretrained decoder decides."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class TrainSettings:
     """Named architecture to train from scratch; see the README for the list."""
     preset: str | None = None
     """Captioner to fine-tune instead: a bundled preset, a preset folder or an earlier run."""
+    gpt2: Path | None = None
+    """Folder with a pretrained GPT-2 of OpenAI or Hugging Face for the decoder; fixes its sizes and the tokenizer."""
     image_encoder: str | None = None
     """Image encoder by name, instead of the architecture's."""
     image_encoder_weights: str = "imagenet"
@@ -156,6 +160,12 @@ class TrainSettings:
             )
         if self.objective == "self_critical":
             self._check_self_critical()
+        for name in FIXED_BY_GPT2 if self.gpt2 is not None else ():
+            if (value := getattr(self, name)) != getattr(TrainSettings, name):
+                raise ValueError(
+                    f"`{name}` is fixed by the pretrained GPT-2; received {name}={value} with gpt2={self.gpt2}. "
+                    "Leave one of the two out."
+                )
         if not self.train_parts:
             raise ValueError("`train_parts` must name at least one part; received none.")
 

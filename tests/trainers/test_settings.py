@@ -39,6 +39,9 @@ NEEDED = {"run_dir": Path("run"), "csv": Path("table.csv")}
         ({"cache_features": True, "cache_views": 2}, "need each other"),
         ({"min_crop_area": 0.0}, "`min_crop_area` must be"),
         ({"color_jitter": -0.1}, "`color_jitter` must be"),
+        ({"gpt2": Path("gpt2"), "num_layers": 3}, "`num_layers` is fixed by the pretrained GPT-2; received num_layers=3"),
+        ({"gpt2": Path("gpt2"), "preset": "runs/mine"}, "`preset` is fixed by the pretrained GPT-2"),
+        ({"gpt2": Path("gpt2"), "tokenizer": Path("t")}, "`tokenizer` is fixed by the pretrained GPT-2"),
     ],
 )  # fmt: skip
 def test_a_setting_out_of_range_is_refused_by_name(changes, message):
