@@ -170,9 +170,7 @@ def _convert(command: ConvertOpenaiCommand | ConvertHuggingFaceCommand) -> int:
     require_new(command.out)
     import_tensorflow()
     from captioner.weights.gpt2 import build_captioner, load_gpt2
-    from captioner.weights.gpt2_download import require_unchanged
 
-    require_unchanged(command.folder)
     captioner, report = build_captioner(
         load_gpt2(command.folder),
         image_encoder=command.image_encoder,

@@ -84,7 +84,7 @@ def _copy_weights(old, new) -> None:
             f"`image_size` can be changed for the weights of a preset alone; this model has {len(old.weights)} weights in "
             f"place of {len(new.weights)}. Change it before LoRA or quantising."
         )
-    positions = new.image_tokens.tokens.positions
+    positions = None if new.plain_image_tokens else new.image_tokens.tokens.positions
     for source, target in zip(old.weights, new.weights, strict=True):
         value = keras.ops.convert_to_numpy(source)
         if target is positions:

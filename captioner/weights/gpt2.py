@@ -15,6 +15,7 @@ from captioner.text import CaptionTokenizer
 from captioner.weights.assign import AssignmentReport, WeightsError, assign_strictly
 from captioner.weights.checkpoint_folder import checkpoint_file, read_json
 from captioner.weights.gpt2_config import Gpt2Config, parse_gpt2_config, require_shapes
+from captioner.weights.gpt2_download import require_unchanged
 from captioner.weights.gpt2_names import HUGGING_FACE, OPENAI, TENSORFLOW_HDF5, Gpt2Names
 from captioner.weights.gpt2_tokenizer import read_gpt2_tokenizer
 from captioner.weights.hdf5_checkpoint import read_hdf5
@@ -58,7 +59,8 @@ class Gpt2Checkpoint:
 def load_gpt2(folder: str | os.PathLike) -> Gpt2Checkpoint:
     """Opens a folder with a GPT-2 of OpenAI (hparams.json) or Hugging Face (config.json).
 
-    Of Hugging Face's weights, `model.safetensors` (also in shards) goes before `tf_model.h5`.
+    Files that `captioner download` fetched must be as they were then. Of Hugging Face's weights, `model.safetensors`
+    (also in shards) goes before `tf_model.h5`.
 
     Args:
         folder: path of the folder.
@@ -74,6 +76,7 @@ def load_gpt2(folder: str | os.PathLike) -> Gpt2Checkpoint:
         raise WeightsError(
             f"There is no folder {str(folder)!r}: give one with a GPT-2 of OpenAI or Hugging Face."
         )
+    require_unchanged(folder)
     path = checkpoint_file(folder, "config.json", "hparams.json")
     if path is None:
         raise WeightsError(f"{folder} must hold config.json (Hugging Face) or hparams.json (OpenAI).")
@@ -93,8 +96,14 @@ def load_gpt2(folder: str | os.PathLike) -> Gpt2Checkpoint:
     return Gpt2Checkpoint(config=sizes, tokenizer=tokenizer, tensors=tensors, names=names)
 
 
-def open_gpt2_tensors(folder: Path) -> tuple[Mapping[str, np.ndarray], Gpt2Names]:
+def open_gpt2_tensors(
+    folder: Path, model_class: str = "AutoModelForCausalLM"
+) -> tuple[Mapping[str, np.ndarray], Gpt2Names]:
     """The tensors of a folder and the names of their format.
+
+    Args:
+        folder: path of the folder.
+        model_class: what `transformers` would open the folder with; named in the way out of a pickle.
 
     Raises:
         WeightsError: If there are none that can be read.
@@ -110,7 +119,7 @@ def open_gpt2_tensors(folder: Path) -> tuple[Mapping[str, np.ndarray], Gpt2Names
     if any(folder.glob("pytorch_model*.bin*")):
         raise WeightsError(
             f"{folder}: pytorch_model.bin is a pickle, which may run code, and is not read. With PyTorch, write it as "
-            "safetensors: from transformers import AutoModelForCausalLM as M; "
+            f"safetensors: from transformers import {model_class} as M; "
             f"M.from_pretrained({str(folder)!r}).save_pretrained(OUT)"
         )
     raise WeightsError(

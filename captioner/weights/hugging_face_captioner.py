@@ -64,7 +64,7 @@ def _load(folder: Path, dtype) -> tuple[ImageCaptioner, AssignmentReport]:
     config = read_json(_required(folder, "config.json"))
     if config.get("model_type") != MODEL_TYPE:
         raise WeightsError(f"`model_type` must be {MODEL_TYPE}; received {config.get('model_type')!r}.")
-    tensors, _ = open_gpt2_tensors(folder)
+    tensors, _ = open_gpt2_tensors(folder, "VisionEncoderDecoderModel")
     encoder = parse_image_encoder(_part(config, "encoder"))
     decoder = parse_gpt2_config(_part(config, "decoder"))
     _require_cross_attention(config["decoder"], tensors)

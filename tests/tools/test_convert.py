@@ -129,3 +129,12 @@ def test_load_and_load_hdf5_fill_a_decoder_of_ours(tmp_path):
         if "cross_attention" not in name:
             np.testing.assert_array_equal(array, loaded[name], err_msg=name)
             assert np.any(array)
+
+
+def test_files_that_changed_since_their_download_are_refused(tmp_path, capsys):
+    folder = write_openai_folder(tmp_path / "oa", TWO, openai_variables(TWO))
+    record = {"num_bytes": 3, "sha256": "0" * 64, "server_md5": None}
+    (folder / "download.json").write_text(json.dumps({"files": {"hparams.json": record}}))
+    assert main(["convert", "openai", str(folder), str(tmp_path / "preset"), *SMALL]) == 1
+    assert "is not what was downloaded: hparams.json differ" in capsys.readouterr().err
+    assert not (tmp_path / "preset").exists()

@@ -33,6 +33,24 @@ def test_every_tensor_is_used_or_has_its_reason(folder, tensors):
     assert set(report.ignored) == {"encoder.pooler.dense.weight", "encoder.pooler.dense.bias"}
 
 
+def test_masks_of_older_releases_are_left_out(folder, tensors):
+    mask = {
+        f"decoder.transformer.h.1.{name}.bias": np.ones((1, 1, 17, 17), "float32")
+        for name in ("attn", "crossattention")
+    }
+    write_tensors(folder, tensors | mask | {"decoder.transformer.h.0.attn.masked_bias": np.float32(-1e4)})
+    _, report = load_hugging_face_captioner(folder)
+    assert len(report.ignored) == 5
+
+
+def test_a_pickle_is_refused_with_the_way_out(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        WeightsError, match=r"is a pickle.*import VisionEncoderDecoderModel as M; .*save_pretrained"
+    ):
+        load_hugging_face_captioner(folder)
+
+
 def test_a_distillation_token_goes_between_class_token_and_patches(tmp_path):
     tensors = write_captioner_tensors(tmp_path, "deit")
     captioner, _ = load_hugging_face_captioner(tmp_path)
