@@ -3,13 +3,13 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Literal
 
-from tools.benchmarks.machine import hardware
+from captioner.files import atomic_path
+from tools.benchmarks.machine import hardware, num_cores
 from tools.benchmarks.measure import Case, measure_case
 from tools.benchmarks.report import markdown
 from tools.errors import UsageError
@@ -92,8 +92,10 @@ def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
     sys.stdout.write(text)
     if command.output is not None:
         path = Path(command.output)
-        path.write_text(text, encoding="utf-8")
-        path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        with atomic_path(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         sys.stderr.write(f"captioner: written to {path} and {path.with_suffix('.json')}\n")
     return 0
 
@@ -102,7 +104,7 @@ def run(command: BenchmarkDecodeCommand) -> dict:
     """Measures; returns the report as JSON values."""
     shape = MODELS[command.model]
     peer_python = command.peer_python or _this_python_if_peer()
-    num_threads = command.num_threads or len(os.sched_getaffinity(0))
+    num_threads = command.num_threads or num_cores()
     common = {**shape, "num_tokens": command.num_tokens, "num_threads": num_threads}
     versions: dict[str, str] = {}
 

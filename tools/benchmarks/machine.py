@@ -15,7 +15,7 @@ def hardware() -> dict:
     memory = [line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
     return {
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
-        "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "num_cores": num_cores(),
         "instructions": [flag for flag in _TELLING_FLAGS if flag in flags],
         "memory_gb": round(int(memory[0]) * 1024 / 1e9, 1) if memory else None,
         "system": f"{platform.system()} {platform.machine()}",
@@ -27,3 +27,8 @@ def _read(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
