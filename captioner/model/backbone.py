@@ -46,6 +46,11 @@ class FeatureMap(keras.layers.Layer):
     def call(self, images, training=None):
         return self.network(images, training=training if self.train_batch_norm else False)
 
+    def compute_output_spec(self, images, training=None):
+        # Known already; Keras would run the whole network once more to find it.
+        output = self.network.outputs[0]
+        return keras.KerasTensor((images.shape[0], *output.shape[1:]), dtype=output.dtype)
+
     def get_config(self):
         network = keras.saving.serialize_keras_object(self.network)
         return super().get_config() | {"network": network, "train_batch_norm": self.train_batch_norm}

@@ -11,7 +11,8 @@ def compile_inference(model: keras.Model, function: Callable) -> Callable:
     write them.
 
     TensorFlow traces one graph for all numbers of rows of the first argument, so that the last, short batch of a folder
-    is not a second trace. JAX compiles once for each shape, with the variables as arguments, so that a
+    is not a second trace; and another for a single row, as one photo shall not wait for a graph that serves many, which takes
+    a third longer to trace. JAX compiles once for each shape, with the variables as arguments, so that a
     later `load_weights` is seen. PyTorch runs without gradients.
 
     Args:
@@ -55,7 +56,8 @@ def _compile_tensorflow(function):
 
     def compiled(first, *others):
         first, *others = (tf.convert_to_tensor(argument) for argument in (first, *others))
-        specs = [tf.TensorSpec((None, *first.shape[1:]), first.dtype)]
+        num_rows = 1 if first.shape[0] == 1 else None
+        specs = [tf.TensorSpec((num_rows, *first.shape[1:]), first.dtype)]
         specs += [tf.TensorSpec(other.shape, other.dtype) for other in others]
         key = tuple((spec.dtype, tuple(spec.shape)) for spec in specs)
         if key not in traced:
