@@ -20,7 +20,7 @@ from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
 from captioner.resources import DEFAULT_PRESET
 from tools.caption import load_captioner, resized
-from tools.decoding_flags import DecodingFlags, choose_settings, given_flags
+from tools.decoding_flags import DecodingFlags, choose_settings, given_flags, with_own_defaults
 from tools.errors import UsageError
 
 
@@ -152,6 +152,7 @@ def _caption(
 
     sampler = choose_settings(command.decoding)
     model = resized(load_captioner(command.preset, command.dtype), command.image_size_px)
+    sampler = with_own_defaults(sampler, command.decoding, model)
     best_captions: dict[Path, Any] = {}
     with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
         for batch in _batches(paths, command.batch_size):

@@ -3,6 +3,8 @@
 Axes: h rows and w columns of the image tokens' grid, S image tokens, D width.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -35,11 +37,12 @@ def resize_captioner(captioner, image_size: tuple[int, int]):
     _copy_weights(old, backbone)
     preprocessor = captioner.preprocessor
     if preprocessor is not None:
+        transform = dataclasses.asdict(preprocessor.image_transform) | {"image_size": image_size}
         preprocessor = type(preprocessor)(
             preprocessor.tokenizer,
-            image_size,
-            resize=preprocessor.image_transform.resize,
+            **transform,
             sequence_length=preprocessor.sequence_length,
+            decoding=preprocessor.decoding,
         )
     return type(captioner)(backbone, preprocessor, captioner.calibration)
 

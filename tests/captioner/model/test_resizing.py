@@ -96,3 +96,14 @@ def test_weights_that_came_later_are_refused():
     model.backbone.enable_lora(2)
     with pytest.raises(ValueError, match="before LoRA"):
         resize_captioner(model, (18, 30))
+
+
+def test_the_rest_of_the_preprocessing_and_the_decoding_settings_stay():
+    model = tiny_captioner()
+    old = model.preprocessor
+    model.preprocessor = type(old)(
+        old.tokenizer, old.image_transform.image_size, interpolation="bicubic", decoding={"num_beams": 3}
+    )
+    larger = resize_captioner(model, (18, 27)).preprocessor
+    assert larger.image_transform.image_size == (18, 27)
+    assert larger.image_transform.interpolation == "bicubic" and larger.decoding == {"num_beams": 3}
