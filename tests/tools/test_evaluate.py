@@ -92,6 +92,16 @@ def test_a_model_captions_the_images_in_batches_and_a_bad_image_is_named_and_lef
     assert content["settings"]["num_beams"] == 2 and content["settings"]["failed_images"] == 1
 
 
+def test_the_presets_own_decoding_settings_hold_where_no_flag_says_otherwise(
+    table, monkeypatch, without_java
+):
+    model = FakeModel()
+    model.preprocessor = SimpleNamespace(decoding={"num_beams": 4, "length_penalty": 1.0})
+    monkeypatch.setattr(command_module, "load_captioner", lambda preset, dtype: model)
+    assert evaluate(EvaluateCommand(csv=table, decoding=DecodingFlags(length_penalty=0.0))) == 0
+    assert (model.calls[0][1].num_beams, model.calls[0][1].length_penalty) == (4, 0.0)
+
+
 def test_wrong_usage_says_which_flag(table, tmp_path):
     with pytest.raises(UsageError, match="`--csv` must be a file"):
         evaluate(EvaluateCommand(csv=tmp_path / "absent.csv"))
