@@ -1,0 +1,1 @@
+"""Tar shards in the layout of img2dataset: writing, indexing, and training from them."""
