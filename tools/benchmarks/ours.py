@@ -37,7 +37,7 @@ def decode_forced(decoder, image_tokens, num_beams: int, num_tokens: int):
     def next(token_ids, cache, index):
         last = ops.slice(token_ids, (0, index - 1), (ops.shape(token_ids)[0], 1))
         hidden, cache, _ = decoder.decode(last, cache, index - 1, image_keys_values)
-        return decoder.logits(hidden)[:, 0], hidden[:, 0], cache
+        return decoder.logits(hidden[:, 0]), hidden[:, 0], cache
 
     task = Task(
         prompt=ops.broadcast_to(ops.cast(START, "int32"), (num_images, length)),
@@ -89,7 +89,8 @@ def _caption(configuration: dict) -> Callable[[], dict]:
         )
         return tokens.token_ids
 
-    decode = compile_inference(backbone, decode)
+    xla_after = 0 if configuration["dtype"] == "float32" else None
+    decode = compile_inference(backbone, decode, xla_after=xla_after)
     encode = compile_inference(
         backbone, lambda images: keras.ops.cast(backbone.encode_images(images), "float32")
     )

@@ -56,7 +56,7 @@ def ours(decoder, settings, num_captions):
     def next(token_ids, cache, index):
         last = keras.ops.slice(token_ids, (0, index - 1), (token_ids.shape[0], 1))
         hidden, cache, _ = decoder.decode(last, cache, index - 1, image_keys_values)
-        return decoder.logits(hidden)[:, 0], hidden[:, 0], cache
+        return decoder.logits(hidden[:, 0]), hidden[:, 0], cache
 
     prompt = np.full((NUM_IMAGES, POSITIONS), END, "int32")
     prompt[:, 0] = START

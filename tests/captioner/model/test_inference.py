@@ -6,7 +6,8 @@ import pytest
 from tiny_captioner import logits_of, random_batch, tiny_captioner
 
 from captioner.model import CaptionerBackbone, ImageCaptioner
-from captioner.model.inference import compile_inference, has_fast_bfloat16
+from captioner.model.inference import CALLS_BEFORE_XLA, compile_inference, has_fast_bfloat16
+from captioner.sampling import DecodingSettings
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,41 @@ def test_a_short_last_batch_is_not_traced_again():
         assert len(traced) == num_traced
     compiled(np.zeros((4, 5)), np.ones(5))
     assert len(traced) == 3
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA inside of TensorFlow")
+def test_xla_compiles_a_shape_that_has_come_often():
+    import tensorflow as tf
+
+    def call_python(x):  # XLA cannot, and says so
+        return tf.numpy_function(lambda x: 2 * x, [x], tf.float32)
+
+    compiled = compile_inference(None, call_python, xla_after=2)
+    for _ in range(2):
+        np.testing.assert_array_equal(compiled(np.ones((3, 2), "float32")), 2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="XLA"):
+        compiled(np.ones((3, 2), "float32"))
+    np.testing.assert_array_equal(compiled(np.ones((5, 2), "float32")), 2)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="XLA inside of TensorFlow")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"sampler": "greedy"},
+        {"sampler": "nucleus", "top_p": 0.8, "seed": 3},
+        {"sampler": "contrastive"},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "min_length": 4},
+    ],
+    ids=str,
+)
+def test_captions_by_xla_are_those_before(settings):
+    model = tiny_captioner()
+    images = np.random.default_rng(0).uniform(0, 255, (3, *model.backbone.image_size, 3)).astype("float32")
+    settings = DecodingSettings(max_length=8, **settings)
+    by_call = [model.caption_batch(images, settings) for _ in range(CALLS_BEFORE_XLA + 1)]
+    for [before], [by_xla] in zip(by_call[0], by_call[-1], strict=True):
+        assert by_xla.token_ids == before.token_ids
+        assert by_xla.score == pytest.approx(before.score, abs=1e-5)
