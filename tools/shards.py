@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from tools.errors import UsageError
+from trainers.records import Problem
 from trainers.shards.filters import ShardFilters
 from trainers.shards.paths import find_shards
 from trainers.shards.report import ShardsReport, inspect_shards, write_report
@@ -121,7 +122,7 @@ def shards_write(command: ShardsWriteCommand) -> int:
     kept = f" ({written.num_kept:,} were there already)" if written.num_kept else ""
     problems = (*records.problems, *written.problems)
     for problem in problems[:_NOTES_SHOWN]:
-        _say(f"left out: {problem.item}: {problem.reason} {problem.detail}".rstrip())
+        _say(f"left out: {_described(problem)}")
     if len(problems) > _NOTES_SHOWN:
         _say(f"and {len(problems) - _NOTES_SHOWN:,} more; images are named in {command.output}/*_stats.json")
     print(
@@ -167,7 +168,7 @@ def shards_check(command: ShardsCheckCommand) -> int:
     _print_totals(report)
     for shard, problem in itertools.islice(report.problems(), command.num_names):
         folder = Path(shard).parent
-        print(f"  {folder / problem.item}: {problem.reason} {problem.detail}".rstrip())
+        print(f"  {folder}/{_described(problem)}")
     hidden = sum(report.counts.values()) - command.num_names
     if hidden > 0:
         print(f"  and {hidden:,} more; --report FILE names all, --num-names N shows more")
@@ -196,6 +197,10 @@ def _print_totals(report: ShardsReport) -> None:
         print("Left out:")
     for reason, count in report.counts.items():
         print(f"  {count:>9,}  {reason}")
+
+
+def _described(problem: Problem) -> str:
+    return ": ".join(filter(None, (problem.item, problem.reason, problem.detail)))
 
 
 def _say(message: str) -> None:

@@ -31,11 +31,10 @@ def changed_since(shard: str | os.PathLike, summary: IndexSummary) -> str:
         OSError: If the shard cannot be read.
     """
     identity = shard_identity(shard)
-    for name, words in (
-        ("shard_bytes", "its size"),
-        ("head_sha256", "its first 64 KiB"),
-        ("shard_mtime_ns", "its time of change"),
-    ):
-        if identity[name] != getattr(summary, name):
-            return f"{words} changed: {getattr(summary, name)}, now {identity[name]}"
+    if identity["shard_bytes"] != summary.shard_bytes:
+        return f"its size changed from {summary.shard_bytes:,} to {identity['shard_bytes']:,} bytes"
+    if identity["head_sha256"] != summary.head_sha256:
+        return "its first 64 KiB changed"
+    if identity["shard_mtime_ns"] != summary.shard_mtime_ns:
+        return "its time of change is another"
     return ""
