@@ -99,7 +99,7 @@ class ShardsCheckCommand:
 
 
 def shards_write(command: ShardsWriteCommand) -> int:
-    """Runs the command; returns 0, or 1 if an image or a caption was left out."""
+    """Runs the command; returns 0, or 1 if more than repeated captions was left out."""
     from trainers.caption_folder import read_folder
     from trainers.caption_tables import read_captions
     from trainers.shards.write import write_shards
@@ -130,7 +130,7 @@ def shards_write(command: ShardsWriteCommand) -> int:
         f"{written.num_captions:,} captions, {written.num_bytes / 1e6:,.1f} MB"
     )
     print(f"Index them: captioner shards index {command.output}")
-    return 1 if problems else 0
+    return 1 if any(problem.reason != "duplicate row" for problem in problems) else 0
 
 
 def shards_index(command: ShardsIndexCommand) -> int:

@@ -50,7 +50,7 @@ def build_indexes(
 
     Raises:
         OSError: If an index cannot be written.
-        RuntimeError: If a process dies, as for lack of memory.
+        ChildProcessError: If a process dies, as for lack of memory.
     """
     filters = filters or ShardFilters()
     num_processes = num_processes or os.cpu_count() or 1
@@ -95,18 +95,16 @@ def _reason_to_read(shard: str, filters: ShardFilters, seen: SeenImages | None) 
         return _NEW
     try:
         summary = read_summary(path)
+        if change := changed_since(shard, summary):
+            return f"indexed anew: {change}"
+        if summary.filters != _filters_entry(filters, seen):
+            return "indexed anew: other filters, or other shards before it"
         if seen is not None:
             read_image_sha256(path)
     except ShardIndexError as error:
         return f"indexed anew: {error}"
-    try:
-        change = changed_since(shard, summary)
     except OSError:
-        return _NEW  # reading it will say why
-    if change:
-        return f"indexed anew: {change}"
-    if summary.filters != _filters_entry(filters, seen):
-        return "indexed anew: other filters, or other shards before it"
+        return _NEW  # reading the shard will say why
     return ""
 
 
@@ -152,7 +150,8 @@ def _check_all(
     try:
         while True:
             for shard in rest:
-                running.append((shard, pool.submit(_check_in_worker, shard, filters)))
+                with _interrupts_blocked():
+                    running.append((shard, pool.submit(_check_in_worker, shard, filters)))
                 if len(running) > 2 * num_processes:  # as many results as may wait in memory
                     break
             if not running:
@@ -163,13 +162,26 @@ def _check_all(
             bar.update(num_bytes.value - bar.n)
             yield shard, future.result()
     except BrokenProcessPool as error:
-        raise RuntimeError(
-            f"A process that read a shard died, perhaps for lack of memory; it was {shard} or one of the "
+        raise ChildProcessError(
+            f"a process that read a shard died, perhaps for lack of memory; it was {shard} or one of the "
             f"{2 * num_processes} after it. Indexes written so far are kept: run the command again with fewer processes."
         ) from error
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes that start meanwhile are deaf to Ctrl-C, which reaches them all: the main one says stop."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Stopped(Exception):
@@ -180,7 +192,7 @@ _worker: dict[str, object] = {}
 
 
 def _start_worker(num_bytes, stop) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one says stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _worker.update(num_bytes=num_bytes, stop=stop)
 
 

@@ -1,10 +1,15 @@
 """Indexing many shards: in parallel, once, and again only what has changed."""
 
 import json
+import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
-from bad_shards import CAPTION, entries, good_sample, jpeg, tar
+from bad_shards import CAPTION, encoded, entries, good_sample, jpeg, picture, tar
 
 from trainers.shards import build_index
 from trainers.shards.build_index import build_indexes
@@ -189,3 +194,44 @@ def test_ctrl_c_keeps_what_was_finished(shards, monkeypatch):
         build(shards)
     assert [index_path(shard).exists() for shard in shards] == [True, False, False]
     assert not [name for name in os.listdir(os.path.dirname(shards[0])) if name.startswith(".")]
+
+
+def test_ctrl_c_stops_all_processes_without_a_word_from_them(tmp_path):
+    image = encoded(picture(1, 900, 900), "PNG")
+    data = tar(
+        [entry for key in range(10) for entry in entries((f"{key}.png", image), (f"{key}.txt", CAPTION))]
+    )
+    shards = [tmp_path / f"{number:05d}.tar" for number in range(40)]
+    for shard in shards:
+        shard.write_bytes(data)
+    command = ["-m", "tools.main", "shards", "index", str(tmp_path), "--num-processes", "2"]
+    process = subprocess.Popen(
+        [sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not index_path(shards[0]).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the command
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "captioner: stopped by Ctrl-C; what was finished is kept.\n")
+    finished = [index_path(shard).exists() for shard in shards]
+    assert finished == sorted(finished, reverse=True) and not all(finished)
+
+
+def test_a_process_that_dies_is_an_error_that_keeps_what_was_finished(shards, monkeypatch):
+    write = build_index._write
+
+    def killing(*args):
+        status = write(*args)
+        for process in multiprocessing.active_children():
+            process.kill()
+        return status
+
+    monkeypatch.setattr(build_index, "_write", killing)
+    many = []
+    for number in range(20):
+        many.append(shards[0].replace("00000.tar", f"1{number:04d}.tar"))
+        os.link(shards[0], many[-1])
+    with pytest.raises(ChildProcessError, match="with fewer processes"):
+        build(many, num_processes=2)
+    assert index_path(many[0]).exists() and not index_path(many[-1]).exists()
