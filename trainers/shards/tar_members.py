@@ -11,7 +11,6 @@ MAX_HEADER_BYTES = 1024**2
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 _BLOCK = 512
-_MAGIC, _MAGIC_OFFSET = b"ustar", 257
 _NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)", re.DOTALL)
 
 
@@ -62,14 +61,12 @@ def read_members(file: BinaryIO, size: int) -> tuple[list[Member], list[tuple[st
         if not block.strip(b"\0"):
             is_ended, position = True, position + _BLOCK
             continue
-        # Behind a damaged header the content of a file may follow: only a magic number makes it a header again.
-        looks_right = not is_damaged or block[_MAGIC_OFFSET:].startswith(_MAGIC)
-        entry, following = headers.read_entry(position) if looks_right else (None, 0)
+        entry, following = headers.read_entry(position)
         if entry is None:
             if not is_damaged:
                 problems.append(("damaged shard", f"no whole header at byte {position:,}"))
             is_damaged, position = True, position + _BLOCK
-            continue
+            continue  # what follows may be the content of a file: its blocks have no checksum
         num_entries += 1
         is_ended, is_damaged, position = False, False, following
         if (member := _as_member(entry, size)) is not None:

@@ -218,6 +218,13 @@ def test_ctrl_c_stops_all_processes_without_a_word_from_them(tmp_path):
     assert finished == sorted(finished, reverse=True) and not all(finished)
 
 
+def test_a_process_that_starts_is_deaf_to_ctrl_c_from_the_first_moment():
+    blocked = "import signal, sys; sys.exit(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with build_index._interrupts_blocked():
+        assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 1
+    assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
+
+
 def test_a_process_that_dies_is_an_error_that_keeps_what_was_finished(shards, monkeypatch):
     write = build_index._write
 
