@@ -1,0 +1,106 @@
+"""`captioner shards`: from a table to indexed shards, with the exit codes that scripts rely on."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from bad_shards import CAPTION, entries, good_sample, jpeg, tar
+
+from tools.main import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Five photos, a table of six rows of which one has no photo, and a shard with a bad sample."""
+    (tmp_path / "photos").mkdir()
+    for number in range(5):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(jpeg(number))
+    rows = [f"{number}.jpg,caption {number}" for number in range(6)]
+    (tmp_path / "train.csv").write_text("\n".join(["image,caption", *rows]))
+    bad = entries(("bad.jpg", b"<html>"), ("bad.txt", CAPTION))
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "00000.tar").write_bytes(tar([*good_sample("000000000"), *bad]))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_table_becomes_indexed_shards(folder, capsys):
+    words = ["shards", "write", "--csv", "train.csv", "--images", "photos", "--output", "out"]
+    assert main([*words, "--samples-per-shard", "3"]) == 1  # the sixth photo is not there
+    captured = capsys.readouterr()
+    assert "2 shards in out: 5 images with 5 captions" in captured.out
+    assert "5.jpg: missing file" in captured.err
+    assert main(["shards", "check", "out"]) == 1
+    assert "2  no index" in capsys.readouterr().out
+    assert main(["shards", "index", "out", "--num-processes", "1"]) == 0
+    assert "2 shards: 5 of 5 samples are good, with 5 captions" in capsys.readouterr().out
+    assert main(["shards", "check", "out/{00000..00001}.tar"]) == 0
+
+
+def test_a_folder_with_txt_beside_each_image_is_enough(folder, capsys):
+    for number in range(5):
+        (folder / "photos" / f"{number}.txt").write_text(f"a dog\nphoto {number}\n")
+    assert main(["shards", "write", "--images", "photos", "--output", "out"]) == 0
+    assert "1 shards in out: 5 images with 10 captions" in capsys.readouterr().out
+    assert main(["shards", "write", "--images", "photos", "--output", "out"]) == 0
+    assert "1 shards (1 were there already) in out" in capsys.readouterr().out
+
+
+def test_check_names_what_is_rejected_and_exits_with_1(folder, capsys):
+    assert main(["shards", "index", "old", "--report", "report.json"]) == 0
+    assert "Every one of them is named in report.json" in capsys.readouterr().out
+    assert json.loads((folder / "report.json").read_text())["counts"] == {"undecodable image": 1}
+    assert main(["shards", "check", "old"]) == 1
+    out = capsys.readouterr().out
+    assert "1 of 2 samples are good, with 2 captions" in out
+    assert "1  undecodable image" in out and "old/00000.tar/bad: undecodable image: not a readable" in out
+    assert main(["shards", "check", "old", "--num-names", "0", "--report", "all.json"]) == 1
+    assert "and 1 more" in capsys.readouterr().out
+    assert (
+        json.loads((folder / "all.json").read_text())["shards"][0]["problems"][0]["item"] == "00000.tar/bad"
+    )
+
+
+def test_a_changed_shard_is_told_of(folder, capsys):
+    assert main(["shards", "index", "old"]) == 0
+    (folder / "old" / "00000.tar").write_bytes(tar(good_sample("000000000")))
+    assert main(["shards", "check", "old"]) == 1
+    assert "outdated index: its first 64 KiB changed" in capsys.readouterr().out
+    assert main(["shards", "index", "old"]) == 0
+    assert "indexed anew: its first 64 KiB changed" in capsys.readouterr().err
+    assert main(["shards", "check", "old"]) == 0
+
+
+def test_filters_are_flags(folder, capsys):
+    assert main(["shards", "index", "old", "--min-caption-words", "5", "--drop-duplicates"]) == 0
+    assert "caption has few words" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["write", "--output", "x"], "--csv TABLE"),
+        (["write", "--images", "photos", "--output", "x", "--samples-per-shard", "0"], "samples_per_shard"),
+        (["index", "gone/{0..3}.tar"], "gone/0.tar"),
+        (["index", "http://host/{0..3}.tar"], "download 'http://host/0.tar' first"),
+        (["index", "old", "--num-processes", "0"], "--num-processes"),
+        (["index", "old", "--min-similarity", "0.3"], "similarity_column"),
+        (["index", "old", "--tags", "forget"], "forget"),
+        (["check"], "shard"),
+    ],
+    ids=str,
+)
+def test_a_wrong_call_exits_with_2(folder, words, says, capsys):
+    assert main(["shards", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_indexing_in_processes_imports_no_tensorflow(folder):
+    code = (
+        "import sys; from tools.main import main\n"
+        "if __name__ == '__main__':\n"
+        "    code = main(['shards', 'index', 'old'])\n"
+        "    sys.exit(code or 3 * any(name in sys.modules for name in ('tensorflow', 'keras', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
