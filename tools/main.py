@@ -39,6 +39,13 @@ COMMANDS = (
         "Train a captioner on a table of images.",
     ),
     Command(
+        ("check-resume",),
+        "tools.check_resume",
+        "CheckResumeCommand",
+        "run_check",
+        "Kill a training again and again; see that nothing is lost.",
+    ),
+    Command(
         ("evaluate",),
         "tools.evaluate",
         "EvaluateCommand",
@@ -170,9 +177,10 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"captioner {_version()}\n")
         return DONE
+    words, default = _with_config(words)
     command = _find(words)
     settings, function = load(command)
-    return function(parse(command, settings, words[len(command.words) :]))
+    return function(parse(command, settings, words[len(command.words) :], default))
 
 
 def load(command: Command) -> tuple[type, Callable[[Any], int]]:
@@ -181,17 +189,35 @@ def load(command: Command) -> tuple[type, Callable[[Any], int]]:
     return getattr(module, command.settings), getattr(module, command.function)
 
 
-def parse(command: Command, settings: type, words: Sequence[str]) -> Any:
-    """A command's settings from its flags. Leaves by `SystemExit` after help (0) or a wrong flag (2)."""
+def parse(command: Command, settings: type, words: Sequence[str], default: Any = None) -> Any:
+    """A command's settings from its flags, and from `default` where a flag is not given. Leaves by `SystemExit` after help
+    (0) or a wrong flag (2)."""
     import tyro
 
     return tyro.cli(
         settings,
+        default=default,
         prog=" ".join(("captioner", *command.words)),
         description=inspect.cleandoc(settings.__doc__ or ""),
         args=list(words),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone),
     )
+
+
+def _with_config(words: list[str]) -> tuple[list[str], Any]:
+    """For `train --config FILE`: the words without it and with the trainer that the file is for, and the file's settings."""
+    if words[0] != "train" or "--config" not in words[:-1]:
+        return words, None
+    from tools.run_config import read_run_config, settings_from_config, trainer_of
+
+    place = words.index("--config")
+    path = words[place + 1]
+    words = words[:place] + words[place + 2 :]
+    values = read_run_config(path)
+    if words[1:2] == [] or words[1].startswith("-"):
+        words.insert(1, trainer_of(values, path))
+    settings, _ = load(_find(words))
+    return words, settings_from_config(settings, values, path)
 
 
 def _find(words: list[str]) -> Command:

@@ -29,7 +29,7 @@ def train_csv(command: TrainCsvCommand) -> int:
     import_tensorflow()
     from trainers.csv_trainer import train_csv
 
-    with _log_on_terminal():
+    with log_on_terminal():
         best = train_csv(command)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name.startswith("val_"))
     print(f"Best epoch: {best['epoch']}" + (f" ({scores})" if scores else ""))
@@ -39,7 +39,7 @@ def train_csv(command: TrainCsvCommand) -> int:
 
 
 @contextlib.contextmanager
-def _log_on_terminal() -> Iterator[None]:
+def log_on_terminal() -> Iterator[None]:
     """Shows what our own code logs, and nothing of what the libraries log."""
     logger, handler = logging.getLogger("captioner"), logging.StreamHandler(sys.stderr)
     logger.addHandler(handler)

@@ -10,13 +10,14 @@ from tqdm import tqdm
 from trainers.checkpoint import averaged_weights, save_checkpoint
 from trainers.run_folder import RunFolder, plot_metrics
 from trainers.settings import TrainSettings
+from trainers.step_checkpoints import StepCheckpoints
 from trainers.validation import Validator, image_rows
 
 log = logging.getLogger("captioner")
 
 SHEET_IMAGES = 24
 WAY_OUT = (
-    "The checkpoint of the last finished epoch is intact. Begin a new run with a lower --learning-rate or --clip-norm, or with "
+    "The last checkpoint is intact. Begin a new run with a lower --learning-rate or --clip-norm, or with "
     "--dtype float32."
 )
 
@@ -32,24 +33,32 @@ class Progress(keras.callbacks.Callback):
         num_images: int. Images of an epoch.
         batch_size: int.
         num_captions: int. Captions of an epoch.
+        num_epochs: int. Epochs of the run.
+        first_step: int. Steps of the first epoch that an earlier process has done.
     """
 
-    def __init__(self, num_images: int, batch_size: int, num_captions: int):
+    def __init__(
+        self, num_images: int, batch_size: int, num_captions: int, num_epochs: int, first_step: int = 0
+    ):
         super().__init__()
         self.num_images, self.batch_size, self.num_captions = num_images, batch_size, num_captions
+        self.num_epochs, self.first_step = num_epochs, first_step
         self.bar = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.start = epoch, time.monotonic()
         self.bar = tqdm(
-            total=self.num_images, unit="image", desc=f"Epoch {epoch + 1}/{self.params['epochs']}"
+            total=self.num_images,
+            initial=self.first_step * self.batch_size,
+            unit="image",
+            desc=f"Epoch {epoch + 1}/{self.num_epochs}",
         )
 
     def on_train_batch_end(self, batch, logs=None):
         loss = logs["loss"]
         if not math.isfinite(loss):
             raise DivergenceError(
-                f"The loss became {loss} at step {batch + 1} of epoch {self.epoch + 1}. {WAY_OUT}"
+                f"The loss became {loss} at step {self.first_step + batch + 1} of epoch {self.epoch + 1}. {WAY_OUT}"
             )
         self.bar.update(min(self.batch_size, self.num_images - self.bar.n))
         self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -58,8 +67,10 @@ class Progress(keras.callbacks.Callback):
         self.close()
         if logs is not None:
             seconds = time.monotonic() - self.start
+            share = 1 - self.first_step * self.batch_size / self.num_images
             logs["train_seconds"] = seconds
-            logs["captions_per_second"] = self.num_captions / seconds
+            logs["captions_per_second"] = self.num_captions * share / seconds
+        self.first_step = 0
 
     def close(self) -> None:
         """Ends the bar's line, also when training stops in the middle of an epoch."""
@@ -76,15 +87,23 @@ class EndOfEpoch(keras.callbacks.Callback):
         captioner: the whole captioner, whose variables the checkpoints hold.
         validator: Validator, or None without validation images: then the last epoch is the best.
         paths: validation image files.
-        state: where the run is: `{"epoch": ..., "data": ..., "best_score": ..., "best_epoch": ...}`.
+        checkpoints: StepCheckpoints, whose state says where the run is:
+            `{"epoch": ..., "step": ..., "data": ..., "best_score": ..., "best_epoch": ...}`.
     """
 
     def __init__(
-        self, settings: TrainSettings, run: RunFolder, captioner, validator: Validator | None, paths, state
+        self,
+        settings: TrainSettings,
+        run: RunFolder,
+        captioner,
+        validator: Validator | None,
+        paths,
+        checkpoints: StepCheckpoints,
     ):
         super().__init__()
         self.settings, self.run, self.captioner = settings, run, captioner
-        self.validator, self.paths, self.state = validator, paths, dict(state)
+        self.validator, self.paths = validator, paths
+        self.checkpoints, self.state = checkpoints, checkpoints.state
         self.writer = None
 
     def on_epoch_end(self, epoch, logs=None):
@@ -108,10 +127,12 @@ class EndOfEpoch(keras.callbacks.Callback):
                 save_checkpoint(
                     self.run.best_checkpoint, self.captioner, None, {"epoch": number, "score": score}
                 )
-        self.state["epoch"] = number
+        self.state |= {"epoch": number, "step": 0}
         self.run.append_metrics(metrics)
-        save_checkpoint(self.run.last_checkpoint, self.captioner, optimizer, self.state)
+        self.checkpoints.save()
         self._show(metrics, captions)
+        if number < self.settings.epochs:
+            self.checkpoints.stop_if_asked()
         if out_of_patience(self.settings, self.state):
             log.info(
                 "No epoch was better than epoch %d for %d epochs: stopping.",

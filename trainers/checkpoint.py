@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -19,7 +19,9 @@ class CheckpointError(ValueError):
     """A checkpoint is damaged or belongs to another model."""
 
 
-def save_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer, state: dict) -> None:
+def save_checkpoint(
+    path: str | os.PathLike, model: keras.Model, optimizer, state: dict, metrics: Sequence = ()
+) -> None:
     """Writes model, optimizer and state in one step: the file is whole or it is the one before.
 
     Args:
@@ -27,6 +29,7 @@ def save_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer, stat
         model: its variables include the random state of dropout.
         optimizer: a built Keras optimizer, or None.
         state: JSON values: epoch, best score and so on.
+        metrics: Keras metrics whose averages go on from here.
 
     Raises:
         OSError: If the file cannot be written, such as on a full disk.
@@ -37,7 +40,7 @@ def save_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer, stat
         with atomic_path(path) as temporary:
             with h5py.File(temporary, "w") as file:
                 file.attrs["state"] = text
-                for group, variables in _groups(model, optimizer).items():
+                for group, variables in _groups(model, optimizer, metrics).items():
                     for i, variable in enumerate(variables):
                         name, value = f"{group}/{i:05d}", _value(variable)
                         file.create_dataset(name, data=value).attrs["path"] = variable.path
@@ -52,7 +55,9 @@ def save_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer, stat
         ) from error
 
 
-def load_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer=None) -> dict:
+def load_checkpoint(
+    path: str | os.PathLike, model: keras.Model, optimizer=None, metrics: Sequence = ()
+) -> dict:
     """Reads what `save_checkpoint` wrote into the same model and optimizer.
 
     Everything is checked before anything is assigned.
@@ -61,6 +66,7 @@ def load_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer=None)
         path: path of the `.h5` file.
         model: a model of the same architecture.
         optimizer: a built optimizer of the same settings, or None to leave it out.
+        metrics: the same metrics, or none to leave them out.
 
     Returns:
         The state.
@@ -76,7 +82,7 @@ def load_checkpoint(path: str | os.PathLike, model: keras.Model, optimizer=None)
             state = json.loads(file.attrs["state"])
             values = [
                 (variable, value)
-                for group, variables in _groups(model, optimizer).items()
+                for group, variables in _groups(model, optimizer, metrics).items()
                 for variable, value in _matched(file.get(group, {}), variables, group, path)
             ]
     except FileNotFoundError:
@@ -125,7 +131,7 @@ class _Digest:
 
 def _require_undamaged(file: h5py.File, path: Path) -> None:
     digest = _Digest(file.attrs["state"])
-    for group in ("model", "optimizer"):
+    for group in ("model", "optimizer", "metrics"):
         for name, dataset in sorted(file.get(group, {}).items()):
             digest.add(f"{group}/{name}", dataset.attrs["path"], dataset[()])
     # Files from before there were checksums have none.
@@ -158,9 +164,13 @@ def _uncounted(variable_path: str) -> str:
     return re.sub(r"_\d+(?=/|_|$)", "", variable_path)
 
 
-def _groups(model, optimizer) -> dict:
+def _groups(model, optimizer, metrics) -> dict:
     groups = {"model": model.variables}
-    return groups if optimizer is None else groups | {"optimizer": optimizer.variables}
+    if optimizer is not None:
+        groups["optimizer"] = optimizer.variables
+    if metrics:
+        groups["metrics"] = [variable for metric in metrics for variable in metric.variables]
+    return groups
 
 
 def _value(variable) -> np.ndarray:

@@ -113,7 +113,7 @@ def _training_data(
     captions = caption_set(training)
     source = _image_source(settings, captioner, split, captions, settings.augmentation)
 
-    def training_batches(first_epoch: int):
+    def training_batches(first_epoch: int, first_step: int):
         return training_dataset(
             captions,
             source,
@@ -121,6 +121,7 @@ def _training_data(
             captions_per_image=settings.captions_per_image,
             seed=settings.seed,
             first_epoch=first_epoch,
+            first_step=first_step,
             num_epochs=settings.epochs - first_epoch,
         )
 

@@ -7,18 +7,21 @@ import math
 from collections.abc import Callable, Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from captioner.files import atomic_path
 from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit
 from trainers.build import export_preset
-from trainers.callbacks import EndOfEpoch, Progress, out_of_patience
-from trainers.checkpoint import load_checkpoint
+from trainers.callbacks import DivergenceError, EndOfEpoch, Progress, out_of_patience
+from trainers.checkpoint import CheckpointError, load_checkpoint
 from trainers.optimization import CaptionLoss, build_optimizer
 from trainers.records import Problem
 from trainers.run_folder import RunFolder
 from trainers.self_critical import SelfCriticalModel
 from trainers.settings import TrainSettings
+from trainers.step_checkpoints import StepCheckpoints, saving_on_signals
 from trainers.validation import Validator
 
 log = logging.getLogger("captioner")
@@ -29,7 +32,8 @@ class TrainingData:
     """What a trainer feeds to the loop."""
 
     training: Callable
-    """Function `(first_epoch) -> tf.data.Dataset` of `(x, y, sample_weight)`, from that epoch to the last."""
+    """Function `(first_epoch, first_step) -> tf.data.Dataset` of `(x, y, sample_weight)`, from that step of that epoch
+    to the end of the last."""
     num_images: int
     """Training images of an epoch."""
     num_captions: int
@@ -81,9 +85,11 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
     optimizer = build_optimizer(settings, settings.epochs * data.steps_per_epoch)
     model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
-    state = {"epoch": 0, "data": data.fingerprint}
+    # At the end of each `fit` Keras would put the averages in place of the weights: a run in parts could not go on.
+    model.optimizer.finalize_variable_values = lambda variables: None
+    state = {"epoch": 0, "step": 0, "data": data.fingerprint}
     if settings.resume:
-        state = _resume(settings, run, captioner, model.optimizer, data)
+        state = _resume(settings, run, captioner, model, data)
     log.info(
         "Training %s of %s parameters on %s images; the run folder is %s.",
         f"{_num_parameters(model.trainable_variables):,}",
@@ -112,16 +118,27 @@ def feature_encoder(captioner: ImageCaptioner, split: EncoderSplit) -> Callable:
     return lambda features: captioner.backbone.image_tokens(split.feature_map(features), training=False)
 
 
-def _resume(settings: TrainSettings, run: RunFolder, captioner, optimizer, data: TrainingData) -> dict:
-    state = load_checkpoint(run.last_checkpoint, captioner, optimizer)
+def _resume(settings: TrainSettings, run: RunFolder, captioner, model, data: TrainingData) -> dict:
+    state = {"step": 0} | _load_latest(run, captioner, model)
     if state.setdefault("data", data.fingerprint) != data.fingerprint:
         raise ValueError(
             f"`resume` needs the images and captions that the run began with; those of {run.path} were others. See "
             f"{run.data_report} for what is left out now. Bring them back, or begin a new run with --preset {run.path}."
         )
     run.keep_metrics_until(state["epoch"])
-    log.info("Resuming after epoch %d of %d.", state["epoch"], settings.epochs)
+    log.info("Resuming after epoch %d of %d and %d steps.", state["epoch"], settings.epochs, state["step"])
     return state
+
+
+def _load_latest(run: RunFolder, captioner, model) -> dict:
+    """The state of the latest checkpoint that is not damaged."""
+    *later, last = run.checkpoints
+    for path in later:
+        try:
+            return load_checkpoint(path, captioner, model.optimizer, model.metrics)
+        except CheckpointError as error:
+            log.warning("%s. Going on from the checkpoint before it.", error)
+    return load_checkpoint(last, captioner, model.optimizer, model.metrics)
 
 
 def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: TrainingData, state: dict) -> None:
@@ -137,18 +154,47 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
             max_length=settings.max_length,
             encode=data.split and feature_encoder(captioner, data.split),
         )
-    progress = Progress(data.num_images, settings.batch_size, data.num_captions)
-    end_of_epoch = EndOfEpoch(settings, run, captioner, validator, data.validation_paths, state)
-    with _explained_data_errors(data), contextlib.closing(progress):
-        model.fit(
-            data.training(state["epoch"]),
-            initial_epoch=state["epoch"],
-            epochs=settings.epochs,
-            steps_per_epoch=data.steps_per_epoch,
-            shuffle=False,  # the batches come shuffled
-            verbose=0,
-            callbacks=[progress, end_of_epoch],
-        )
+    averages = [keras.ops.convert_to_numpy(v) for metric in model.metrics for v in metric.variables]
+    progress = Progress(
+        data.num_images, settings.batch_size, data.num_captions, settings.epochs, state["step"]
+    )
+    checkpoints = StepCheckpoints(
+        settings, run, captioner, state, data.steps_per_epoch, averages if state["step"] else ()
+    )
+    end_of_epoch = EndOfEpoch(settings, run, captioner, validator, data.validation_paths, checkpoints)
+    with (
+        _explained_data_errors(data),
+        _diverging_batch_stored(run, data, state),
+        saving_on_signals(checkpoints),
+        contextlib.closing(progress),
+    ):
+        # The rest of an epoch is a part of its own, as `fit` knows one length of epochs only.
+        ends = [state["epoch"] + 1, settings.epochs] if state["step"] else [settings.epochs]
+        for end in ends:
+            if state["epoch"] == end or out_of_patience(settings, state):
+                break
+            model.fit(
+                data.training(state["epoch"], state["step"]),
+                initial_epoch=state["epoch"],
+                epochs=end,
+                steps_per_epoch=data.steps_per_epoch - state["step"],
+                shuffle=False,  # the batches come shuffled
+                verbose=0,
+                callbacks=[progress, checkpoints, end_of_epoch],
+            )
+
+
+@contextlib.contextmanager
+def _diverging_batch_stored(run: RunFolder, data: TrainingData, state: dict) -> Iterator[None]:
+    """Keeps the batch of the step after which a loss or weight was no number, to be looked at."""
+    try:
+        yield
+    except DivergenceError as error:
+        step = min(state["step"], data.steps_per_epoch - 1)
+        x, targets, sample_weight = next(data.training(state["epoch"], step).as_numpy_iterator())
+        with atomic_path(run.diverged_batch) as path:
+            np.savez(path, **x, targets=targets, sample_weight=sample_weight)
+        raise DivergenceError(f"{error} The batch of that step is in {run.diverged_batch}.") from error
 
 
 @contextlib.contextmanager
@@ -163,7 +209,7 @@ def _explained_data_errors(data: TrainingData) -> Iterator[None]:
     except tf.errors.OpError as error:
         problems = "; ".join(f"{p.item}: {p.reason} {p.detail}".rstrip() for p in data.find_problems()[:5])
         raise ValueError(
-            "Training stopped while reading images. The checkpoint of the last finished epoch is intact. "
+            "Training stopped while reading images. The last checkpoint is intact. "
             + (f"Since the start these became unusable: {problems}." if problems else str(error.message))
         ) from error
 

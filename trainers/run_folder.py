@@ -12,7 +12,7 @@ from captioner.files import atomic_path
 from trainers.disk import explained_disk_errors
 
 CONFIG, METRICS, REPORT, LOCK = "config.json", "metrics.jsonl", "data_report.json", ".lock"
-MAY_CHANGE = ("resume", "run_dir", "cache_dir")
+MAY_CHANGE = ("resume", "run_dir", "cache_dir", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints")
 """Settings that do not change what a resumed run computes."""
 
 
@@ -39,14 +39,28 @@ class RunFolder:
         return self.path / REPORT
 
     @property
-    def last_checkpoint(self) -> Path:
-        """Everything that a resumed run needs, after the last finished epoch."""
-        return self.path / "checkpoints" / "last.h5"
+    def checkpoints(self) -> list[Path]:
+        """The kept checkpoints, each with everything that a resumed run needs; the latest first."""
+        return sorted(self.path.glob("checkpoints/step-*.h5"), reverse=True)
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint after that many steps of the whole run lies."""
+        return self.path / "checkpoints" / f"step-{step:010d}.h5"
+
+    def keep_checkpoints(self, number: int) -> None:
+        """Deletes all but the latest ones."""
+        for path in self.checkpoints[number:]:
+            path.unlink(missing_ok=True)
 
     @property
     def best_checkpoint(self) -> Path:
         """The weights of the best epoch."""
         return self.path / "checkpoints" / "best.h5"
+
+    @property
+    def diverged_batch(self) -> Path:
+        """The batch of the step at which a run diverged: arrays of images, token_ids, padding_mask, targets, sample_weight."""
+        return self.path / "diverged_batch.npz"
 
     @property
     def preset(self) -> Path:
@@ -57,7 +71,7 @@ class RunFolder:
     def opened(self, settings: dict, resume: bool) -> Iterator[None]:
         """Creates the folder, or opens it to resume, and keeps other processes out of it during the block.
 
-        A folder in which no epoch was finished is begun anew.
+        A folder without a checkpoint is begun anew.
 
         Raises:
             FileExistsError: If a run is there and `resume` is not asked for.
@@ -65,10 +79,10 @@ class RunFolder:
             ValueError: If the run to resume had other settings.
             OSError: If the folder cannot be written, or another process trains in it.
         """
-        if resume and not self.last_checkpoint.exists():
+        if resume and not self.checkpoints:
             raise FileNotFoundError(
-                f"`run_dir` {self.path} has no checkpoint to resume from ({self.last_checkpoint}): no epoch was "
-                "finished. Start without --resume."
+                f"`run_dir` {self.path} has no checkpoint to resume from: it ended before its first one. Start "
+                "without --resume."
             )
         with explained_disk_errors(self.path, "run_dir"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -85,7 +99,7 @@ class RunFolder:
             yield
 
     def _begin(self, settings: dict) -> None:
-        if self.last_checkpoint.exists() or self.preset.exists():
+        if self.checkpoints or self.preset.exists():
             raise FileExistsError(
                 f"`run_dir` {self.path} holds a run already. Go on with --resume, or give another folder."
             )

@@ -13,6 +13,9 @@ Part = Literal["image_encoder", "image_blocks", "cross_attention", "decoder", "e
 
 _LEAST = {
     "epochs": 1,
+    "checkpoint_minutes": 0,
+    "checkpoint_steps": 0,
+    "keep_checkpoints": 1,
     "batch_size": 1,
     "captions_per_image": 1,
     "num_samples": 1,
@@ -48,7 +51,13 @@ class TrainSettings:
     run_dir: Path
     """Folder of the run: config, metrics, checkpoints, plots and the exported preset."""
     resume: bool = False
-    """Goes on after the last finished epoch of `run_dir`."""
+    """Goes on from the last checkpoint of `run_dir`, to the bit as if the run had never stopped."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints within an epoch, which has one at its end in any case; 0 for none."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints, instead of minutes."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept, the best epoch's not counted. Should the last be damaged, --resume takes the one before."""
 
     architecture: str = "small_efficientnet_lite0"
     """Named architecture to train from scratch; see the README for the list."""

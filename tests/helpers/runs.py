@@ -26,6 +26,10 @@ def killed_in_epoch(number):
         yield
 
 
+def last_checkpoint(folder):
+    return RunFolder(folder).checkpoints[0]
+
+
 def read_checkpoint(path):
     with h5py.File(path) as file:
         values = {f"{group}/{name}": file[group][name][()] for group in file for name in file[group]}
@@ -40,9 +44,9 @@ def read_metrics(folder):
 
 def assert_same_run(folder, expected):
     assert read_metrics(folder) == read_metrics(expected)
-    for name in ("last", "best"):
-        values, state = read_checkpoint(folder / "checkpoints" / f"{name}.h5")
-        expected_values, expected_state = read_checkpoint(expected / "checkpoints" / f"{name}.h5")
+    for path in (last_checkpoint(expected), RunFolder(expected).best_checkpoint):
+        values, state = read_checkpoint(folder / "checkpoints" / path.name)
+        expected_values, expected_state = read_checkpoint(path)
         assert state == expected_state
         assert values.keys() == expected_values.keys()
         for key, value in values.items():

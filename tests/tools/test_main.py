@@ -22,7 +22,7 @@ def raising(monkeypatch):
 
         monkeypatch.setattr(main_module, "COMMANDS", (Command(("fail",), "m", "S", "f", "Fails."),))
         monkeypatch.setattr(main_module, "load", lambda command: (object, fail))
-        monkeypatch.setattr(main_module, "parse", lambda command, settings, words: None)
+        monkeypatch.setattr(main_module, "parse", lambda command, settings, words, default: None)
 
     return prepare
 

@@ -15,8 +15,8 @@ def run(tmp_path):
 
 
 def finish_an_epoch(run):
-    run.last_checkpoint.parent.mkdir(parents=True)
-    run.last_checkpoint.write_bytes(b"")
+    run.checkpoint(3).parent.mkdir(parents=True)
+    run.checkpoint(3).write_bytes(b"")
 
 
 def test_another_process_in_the_folder_is_refused_until_the_first_ends(run):

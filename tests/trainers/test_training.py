@@ -1,12 +1,14 @@
 """Whole runs of a tiny captioner: what the run folder holds, what stops a run, and how it goes on."""
 
 import json
+import os
+import signal
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from runs import assert_same_run, killed_in_epoch, read_checkpoint, read_metrics
+from runs import assert_same_run, killed_in_epoch, last_checkpoint, read_checkpoint, read_metrics
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
@@ -51,7 +53,7 @@ def test_a_resumed_run_from_cached_features_equals_an_uninterrupted_one(train, t
 
 def test_training_and_dropout_change_the_weights(finished, tiny_preset):
     """Guards the two tests above: runs that do nothing are equal too."""
-    values, state = read_checkpoint(finished[0] / "checkpoints" / "last.h5")
+    values, state = read_checkpoint(last_checkpoint(finished[0]))
     assert state["epoch"] == 3
     before = ImageCaptioner.from_preset(str(tiny_preset)).backbone
     after = ImageCaptioner.from_preset(str(finished[0])).backbone
@@ -87,7 +89,8 @@ def test_the_run_folder_holds_what_explains_the_run(finished):
         with Image.open(folder / name) as image:
             assert image.width >= least
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.h5", "best.h5"}
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"step-0000000006.h5", "step-0000000009.h5", "best.h5"}
 
 
 def test_the_exported_preset_has_the_averaged_weights_of_the_best_epoch(finished, photos):
@@ -152,17 +155,46 @@ def test_resuming_a_finished_run_exports_again_and_trains_no_more(finished, trai
     assert train(finished[0], **FROM_IMAGES, resume=True) == finished[1]
 
 
-def test_a_damaged_checkpoint_stops_a_resumed_run_and_nothing_is_overwritten(finished, train, tmp_path):
-    last = finished[0] / "checkpoints" / "last.h5"
-    whole, metrics = last.read_bytes(), (finished[0] / "metrics.jsonl").read_bytes()
+def test_of_damaged_checkpoints_the_one_before_is_resumed(train, finished, tmp_path, caplog):
+    with killed_in_epoch(3):
+        train(tmp_path / "run", **FROM_IMAGES, checkpoint_steps=1)
+    last = last_checkpoint(tmp_path / "run")
+    last.write_bytes(last.read_bytes()[:-100])
+    train(tmp_path / "run", **FROM_IMAGES, checkpoint_steps=1, resume=True)
+    assert f"{last.name} is not a whole checkpoint" in caplog.text
+    assert_same_run(tmp_path / "run", finished[0])
+
+
+def test_without_a_whole_checkpoint_nothing_is_resumed_or_overwritten(finished, train):
+    paths = RunFolder(finished[0]).checkpoints
+    whole, metrics = [path.read_bytes() for path in paths], (finished[0] / "metrics.jsonl").read_bytes()
     try:
-        last.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(CheckpointError, match=r"last.h5 is not a whole checkpoint"):
+        for path, data in zip(paths, whole, strict=True):
+            path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(CheckpointError, match=r"step-0000000006.h5 is not a whole checkpoint"):
             train(finished[0], **FROM_IMAGES, resume=True)
         assert (finished[0] / "metrics.jsonl").read_bytes() == metrics
-        assert last.read_bytes() == whole[: len(whole) // 2]
+        assert paths[0].read_bytes() == whole[0][: len(whole[0]) // 2]
     finally:
-        last.write_bytes(whole)
+        for path, data in zip(paths, whole, strict=True):
+            path.write_bytes(data)
+
+
+def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_at_that_step(train, finished, tmp_path):
+    step_end = callbacks.Progress.on_train_batch_end
+
+    def ask(self, batch, logs=None):
+        step_end(self, batch, logs)
+        if (self.epoch, batch) == (1, 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(callbacks.Progress, "on_train_batch_end", ask)
+        train(tmp_path / "run", **FROM_IMAGES)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert read_checkpoint(last_checkpoint(tmp_path / "run"))[1]["step"] in (1, 2)
+    train(tmp_path / "run", **FROM_IMAGES, resume=True)
+    assert_same_run(tmp_path / "run", finished[0])
 
 
 def test_nothing_to_resume_is_an_error_that_leaves_no_folder(train, tmp_path):
@@ -175,6 +207,9 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step(train, tmp_path):
     with pytest.raises(DivergenceError, match=r"The loss became (nan|inf) at step [2-4] of epoch 1\."):
         train(tmp_path / "run", learning_rate=1e30, warmup_fraction=0.0, clip_norm=1e30)
     assert not (tmp_path / "run" / "checkpoints").exists()
+    with np.load(tmp_path / "run" / "diverged_batch.npz") as batch:
+        assert batch["images"].shape == (3, 9, 15, 3)
+        assert batch["token_ids"].shape == batch["targets"].shape == batch["sample_weight"].shape == (3, 2, 9)
 
 
 def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_checkpoint(
@@ -190,7 +225,7 @@ def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_che
     monkeypatch.setattr(callbacks.EndOfEpoch, "_require_finite_weights", poison)
     with pytest.raises(DivergenceError, match="no longer numbers after the last step of epoch 2"):
         train(tmp_path / "run", epochs=3)
-    values, state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.h5")
+    values, state = read_checkpoint(last_checkpoint(tmp_path / "run"))
     assert state["epoch"] == 1
     assert all(np.isfinite(value).all() for value in values.values())
 
@@ -220,7 +255,7 @@ def test_mixed_precision_trains_and_exports_float32(train, tmp_path, dtype):
     assert np.isfinite([best["loss"], best["val_loss"]]).all()
     backbone = ImageCaptioner.from_preset(str(tmp_path / "run")).backbone
     assert backbone.dtype_policy.name == "float32"
-    values, _ = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.h5")
+    values, _ = read_checkpoint(last_checkpoint(tmp_path / "run"))
     assert any(key.startswith("optimizer/") for key in values)
 
 

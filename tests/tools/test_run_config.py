@@ -1,0 +1,77 @@
+"""A run as one JSON file: its values become settings of the right types, and flags win over them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import main as main_module
+from tools.errors import UsageError
+from tools.main import main
+from tools.run_config import read_run_config, settings_from_config, trainer_of
+from trainers.csv_settings import CsvTrainSettings
+
+SETTINGS = CsvTrainSettings(
+    run_dir=Path("runs/a"),
+    csv=Path("a.csv"),
+    epochs=3,
+    learning_rate=1.0,
+    train_parts=("decoder",),
+    horizontal_flip=True,
+)
+
+
+def test_the_settings_that_a_run_stored_come_back():
+    values = json.loads(json.dumps(SETTINGS.to_dict()))
+    assert settings_from_config(CsvTrainSettings, values, "config.json") == SETTINGS
+    assert trainer_of(values, "config.json") == "csv"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": 3}, "does not know: epoch"),
+        ({"epochs": "3"}, "epochs in config.json must be int; received '3'"),
+        ({"epochs": True}, "epochs in config.json must be int; received True"),
+        ({"learning_rate": "1e-3"}, "learning_rate in config.json must be float"),
+        ({"objective": "cider"}, "objective in config.json"),
+        ({"train_parts": "decoder"}, "train_parts in config.json"),
+        ({"csv": 3}, "csv in config.json must be Path"),
+    ],
+    ids=str,
+)
+def test_a_value_that_does_not_fit_is_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        settings_from_config(CsvTrainSettings, SETTINGS.to_dict() | changes, "config.json")
+
+
+def test_a_setting_that_must_be_there_is_asked_for():
+    with pytest.raises(UsageError, match=r"lacks csv\."):
+        settings_from_config(CsvTrainSettings, {"run_dir": "runs/a"}, "config.json")
+
+
+def test_a_file_that_is_no_json_object_is_refused(tmp_path):
+    for text in ("[1]", "{"):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(UsageError, match=r"a\.json"):
+            read_run_config(tmp_path / "a.json")
+    with pytest.raises(UsageError, match="names no data"):
+        trainer_of({"epochs": 3}, "a.json")
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "csv"]])
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path, monkeypatch, words):
+    (tmp_path / "run.json").write_text(json.dumps(SETTINGS.to_dict()))
+    received = []
+    load = main_module.load
+    monkeypatch.setattr(
+        main_module,
+        "load",
+        lambda command: (load(command)[0], lambda settings: received.append(settings) or 0),
+    )
+    assert (
+        main([*words, "--config", str(tmp_path / "run.json"), "--epochs", "7", "--no-horizontal-flip"]) == 0
+    )
+    [settings] = received
+    assert settings.to_dict() == dataclasses.replace(SETTINGS, epochs=7, horizontal_flip=False).to_dict()

@@ -1,0 +1,47 @@
+"""A run that is killed again and again ends as if it had run through."""
+
+import pytest
+
+from trainers.check_resume import check_resume, find_differences
+from trainers.csv_trainer import train_csv
+from trainers.run_folder import RunFolder
+
+RANDOMNESS = {
+    "dropout": 0.2,
+    "ema_momentum": 0.9,
+    "horizontal_flip": True,
+    "min_crop_area": 0.5,
+    "color_jitter": 0.2,
+}
+
+
+def test_a_run_killed_twenty_times_equals_one_that_ran_through(settings, tmp_path):
+    run = settings(
+        tmp_path / "run",
+        epochs=12,
+        validation_split=0.3,
+        learning_rate=3e-3,
+        gradient_accumulation_steps=2,
+        **RANDOMNESS,
+    )
+    report = check_resume(train_csv, run, tmp_path, num_kills=20)
+    assert report.differences == ()
+    assert len(report.killed_at) >= 8
+    within = [step for step in report.killed_at if step % 3]
+    assert within, "no run was killed within an epoch"
+
+
+def test_runs_that_differ_are_told_apart(settings, train, tmp_path):
+    train(tmp_path / "a", epochs=2)
+    train(tmp_path / "b", epochs=2, seed=1)
+    found = find_differences(RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b"))
+    assert any("metrics" in difference for difference in found)
+    assert any("kernel" in difference for difference in found)
+
+
+def test_a_training_that_fails_is_an_error(settings, tmp_path):
+    (tmp_path / "captions.csv").write_text("image,caption\n")
+    with pytest.raises(RuntimeError, match="exit code 1"):
+        check_resume(
+            train_csv, settings(tmp_path / "run", csv=tmp_path / "captions.csv"), tmp_path, num_kills=1
+        )

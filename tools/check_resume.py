@@ -1,0 +1,62 @@
+"""The `captioner check-resume` command."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from tools.quiet import import_tensorflow
+from tools.run_config import read_run_config, settings_from_config, trainer_of
+from tools.train import log_on_terminal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckResumeCommand:
+    """Kills a training at random steps, resumes it, and compares it with one that ran through.
+
+    Take a short run of yours: a table of a few images, one or two epochs. It is trained twice, with a checkpoint after each
+    step; on a processor both end with the same weights and metrics to the bit. Exit code 0 if they do.
+
+    Example:
+        captioner check-resume --config runs/mine/config.json --output /tmp/check --kills 20
+    """
+
+    config: Path
+    """JSON file of the run, such as the config.json of a run folder."""
+    output: Path
+    """Folder for the two runs, `whole` and `killed`."""
+    kills: int = 20
+    """How often the run is killed, at most."""
+    seed: int = 0
+    """Of the moments of the kills."""
+
+
+def run_check(command: CheckResumeCommand) -> int:
+    """Runs the comparison and prints what differs."""
+    import_tensorflow()
+    from trainers.check_resume import check_resume
+
+    values = read_run_config(command.config)
+    settings, train = _trainer(trainer_of(values, command.config))
+    settings = settings_from_config(settings, values, command.config)
+    with log_on_terminal():
+        report = check_resume(train, settings, command.output, num_kills=command.kills, seed=command.seed)
+    steps = ", ".join(map(str, report.killed_at))
+    print(f"Killed {len(report.killed_at)} times, with so many steps saved: {steps or '-'}")
+    for difference in report.differences:
+        print(f"Not equal: {difference}")
+    if not report.differences:
+        print("Weights, optimizer and metrics are those of the whole run, to the bit.")
+    return 1 if report.differences else 0
+
+
+def _trainer(name: str) -> tuple[type, Callable]:
+    """The settings and the function of a trainer."""
+    if name == "csv":
+        from trainers.csv_settings import CsvTrainSettings
+        from trainers.csv_trainer import train_csv
+
+        return CsvTrainSettings, train_csv
+    from trainers.webdataset_settings import WebdatasetTrainSettings
+    from trainers.webdataset_trainer import train_webdataset
+
+    return WebdatasetTrainSettings, train_webdataset
