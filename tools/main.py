@@ -38,6 +38,7 @@ COMMANDS = (
         "train_csv",
         "Train a captioner on a table of images.",
     ),
+    Command(("compare",), "tools.compare", "CompareCommand", "compare", "Compare training runs."),
     Command(
         ("check-resume",),
         "tools.check_resume",

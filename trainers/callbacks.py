@@ -153,7 +153,7 @@ class EndOfEpoch(keras.callbacks.Callback):
         log.info(" ".join(f"{name}={value:.4g}" for name, value in metrics.items()))
         for index, text in sorted(captions.items())[:3]:
             log.info("  %s: %s", self.paths[index], text)
-        plot_metrics(self.run.read_metrics(), self.run.path / "metrics.png")
+        plot_metrics({"": self.run.read_metrics()}, self.run.path / "metrics.png")
         self._write_summaries(metrics)
         if captions:
             from captioner.evaluation import contact_sheet

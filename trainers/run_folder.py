@@ -153,8 +153,13 @@ class RunFolder:
             temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def plot_metrics(metrics: list[dict], path: Path) -> None:
-    """Draws the curves of a run: loss on the left, scores on the right."""
+def plot_metrics(metrics: dict[str, list[dict]], path: Path) -> None:
+    """Draws curves: loss on the left, scores on the right.
+
+    Args:
+        metrics: for each run its epochs, by the name that its curves have; "" names them by the metric alone.
+        path: the PNG file.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -165,10 +170,19 @@ def plot_metrics(metrics: list[dict], path: Path) -> None:
         (("loss", "val_loss"), ("val_cider", "val_bleu_4", "val_token_accuracy")),
         strict=True,
     ):
-        for name in names:
-            points = [(line["epoch"], line[name]) for line in metrics if name in line]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        for number, (run, lines) in enumerate(metrics.items()):
+            for name, style in zip(names, ("-", "--", ":"), strict=False):
+                points = [(line["epoch"], line[name]) for line in lines if name in line]
+                if not points:
+                    continue
+                look = {"linestyle": style, "color": f"C{number}"} if run else {}
+                axes.plot(
+                    *zip(*points, strict=True),
+                    marker="o",
+                    markersize=3,
+                    label=f"{run} {name}".strip(),
+                    **look,
+                )
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         if axes.lines:
