@@ -87,7 +87,7 @@ def test_a_half_written_line_of_metrics_is_dropped_with_the_epochs_to_do_again(r
 
 def test_the_plot_draws_the_curves_that_are_there(tmp_path):
     def draw(lines):
-        plot_metrics(lines, tmp_path / "metrics.png")
+        plot_metrics({"": lines}, tmp_path / "metrics.png")
         with Image.open(tmp_path / "metrics.png") as image:
             return image.convert("RGB").tobytes()
 
