@@ -13,6 +13,7 @@ from captioner.model.vision_transformer import vision_transformer
 from captioner.weights import vision_transformer as vision_names
 from captioner.weights.assign import AssignmentReport, WeightsError, assign_strictly
 from captioner.weights.checkpoint_folder import checkpoint_file, read_json
+from captioner.weights.deferred import outside_deferral
 from captioner.weights.gpt2 import open_gpt2_tensors
 from captioner.weights.gpt2_config import parse_gpt2_config, require_shapes
 from captioner.weights.gpt2_names import HUGGING_FACE
@@ -101,7 +102,8 @@ def _load(folder: Path, dtype) -> tuple[ImageCaptioner, AssignmentReport]:
         decoding=decoding,
         **processor.transform,
     )
-    return ImageCaptioner(backbone, preprocessor), report
+    with outside_deferral():
+        return ImageCaptioner(backbone, preprocessor), report
 
 
 def _assign(
