@@ -1,13 +1,13 @@
 """HDF5 weight files, such as the `tf_model.h5` of Hugging Face, read dataset by dataset."""
 
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from captioner.weights.assign import WeightsError
+from captioner.weights.lazy_tensors import LazyTensors, first_line
 
 _MAX_DEPTH = 32
 
@@ -32,12 +32,12 @@ def read_hdf5(path: str | os.PathLike) -> "Hdf5File":
     return Hdf5File(Path(path))
 
 
-class Hdf5File(Mapping):
+class Hdf5File(LazyTensors):
     """The float datasets of one file, each read when it is asked for."""
 
     def __init__(self, path: Path):
+        super().__init__({})
         self._path = path
-        self.shapes = {}
         if not path.is_file():
             raise WeightsError(f"{path}: there is no such file.")
         try:
@@ -46,27 +46,16 @@ class Hdf5File(Mapping):
         except WeightsError:
             raise
         except Exception as error:  # a damaged file raises nearly anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"{path}: not a whole HDF5 file ({reason}).") from None
+            raise WeightsError(f"{path}: not a whole HDF5 file ({first_line(error)}).") from None
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.shapes:
-            raise KeyError(name)
+    def _read(self, name: str) -> np.ndarray:
         try:
             with h5py.File(self._path, "r") as file:
                 return file[name][()]
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"{self._path}: dataset {name} cannot be read ({reason}).") from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+            raise WeightsError(
+                f"{self._path}: dataset {name} cannot be read ({first_line(error)})."
+            ) from None
 
     def _collect(self, group: h5py.Group, prefix: str, depth: int, file_size: int) -> None:
         if depth > _MAX_DEPTH:
