@@ -17,6 +17,8 @@ BASE = [
     "numpy>=2.1,<3",
     # TensorFlow 2.21 refuses h5py 3.15 and later.
     "h5py>=3.11,<3.15",
+    "safetensors>=0.6,<1",
+    "ml-dtypes>=0.5,<1",  # NumPy's bfloat16, which Keras needs too
     # Exact and fast byte-level BPE; keras-hub's eager tokenizer does not split words as GPT-2 does.
     "tokenizers>=0.22,<0.24",
     "pillow>=11.3",

@@ -2,10 +2,11 @@
 
 import hashlib
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from tools.messages import say
 
 MAX_STEM = 40
 """Letters of a photo's name in the name of its picture."""
@@ -45,7 +46,7 @@ class AttentionPictures:
                 view = preprocessor.image_transform.view(pixels)
                 attention_strip(view, words, self.folder / picture_name(name), headline=caption.text)
             else:
-                sys.stderr.write(f"captioner: {name}: the caption has no word, so there is no picture\n")
+                say(f"{name}: the caption has no word, so there is no picture")
 
 
 def picture_name(image: str) -> str:

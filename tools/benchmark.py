@@ -13,6 +13,7 @@ from tools.benchmarks.machine import hardware, num_cores
 from tools.benchmarks.measure import Case, measure_case
 from tools.benchmarks.report import markdown
 from tools.errors import UsageError
+from tools.messages import say
 
 MODELS = {
     "gpt2_124m": {
@@ -111,7 +112,7 @@ def run(command: BenchmarkDecodeCommand) -> dict:
     def rows(cases: list[Case], **arguments) -> list[dict]:
         measured = []
         for case in cases:
-            _say(f"measuring {case}")
+            say(f"measuring {case}")
             row = measure_case(case, common, repetitions=command.repetitions, versions=versions, **arguments)
             measured.append(row)
         return measured
@@ -156,7 +157,3 @@ def _growth_cases(command: BenchmarkDecodeCommand, shape: dict) -> list[Case]:
 def _this_python_if_peer() -> str | None:
     has_peer = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     return sys.executable if has_peer else None
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

@@ -15,6 +15,7 @@ from tools.attention import AttentionPictures
 from tools.decoding_flags import DecodingFlags, choose_settings, with_own_defaults
 from tools.errors import UsageError
 from tools.inputs import ImageInput, find_images
+from tools.messages import say
 from tools.outputs import caption_rows, open_output
 from tools.read_ahead import batches, progress, reading_ahead
 
@@ -94,7 +95,7 @@ def load_captioner(preset: str, dtype: str | None = None) -> Any:
     from captioner.model.inference import has_fast_bfloat16
 
     if dtype == "bfloat16" and not has_fast_bfloat16():
-        _say("this processor has no instructions for bfloat16, which would be slower; going on in float32")
+        say("this processor has no instructions for bfloat16, which would be slower; going on in float32")
         dtype = "float32"
     return ImageCaptioner.from_preset(preset, **({} if dtype is None else {"dtype": dtype}))
 
@@ -127,7 +128,7 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] | None = None) -
     missing = [image for image in images if not image.path.exists()]
     for image in missing:
         where = "" if str(image.path) == image.name else f" ({image.path})"
-        _say(f"{image.name}: no such file{where}; skipped")
+        say(f"{image.name}: no such file{where}; skipped")
     images = [image for image in images if image not in set(missing)]
     with contextlib.ExitStack() as stack:
         output = (
@@ -135,14 +136,14 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] | None = None) -
         )
         todo = [image for image in images if output is None or not output.has(image.name)]
         if len(todo) < len(images):
-            _say(f"{len(images) - len(todo)} of {len(images)} images are in {command.output} already")
+            say(f"{len(images) - len(todo)} of {len(images)} images are in {command.output} already")
         num_bad, num_left_out = _caption_all(command, load, sampler, todo, output) if todo else (0, 0)
     if command.output:
-        _say(f"{len(todo) - num_bad} images captioned, written to {command.output}")
+        say(f"{len(todo) - num_bad} images captioned, written to {command.output}")
     if command.min_confidence is not None:
-        _say(f"{num_left_out} captions left out, their confidence is below {command.min_confidence:g}")
+        say(f"{num_left_out} captions left out, their confidence is below {command.min_confidence:g}")
     if num_bad + len(missing):
-        _say(f"{num_bad + len(missing)} images could not be read; each is named above")
+        say(f"{num_bad + len(missing)} images could not be read; each is named above")
     return 1 if num_bad + len(missing) else 0
 
 
@@ -228,7 +229,3 @@ def _shown(name: str, captions) -> str:
 def _shown_row(row: dict[str, Any]) -> str:
     confidence = "" if row["confidence"] is None else f", confidence {row['confidence']:.2f}"
     return f"{row['caption']} (score {row['score']:.2f}{confidence})"
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

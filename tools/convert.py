@@ -154,6 +154,7 @@ def write_preset(captioner, report, out: Path) -> None:
 
 
 def _convert_captioner(command: ConvertHuggingFaceCommand) -> int:
+    from captioner.weights.deferred import DeferredVariables
     from captioner.weights.hugging_face_captioner import load_hugging_face_captioner
 
     for field in dataclasses.fields(ImageSide):
@@ -162,25 +163,28 @@ def _convert_captioner(command: ConvertHuggingFaceCommand) -> int:
                 f"--{field.name.replace('_', '-')} does not apply: {command.folder} is a whole captioner, with an image side "
                 "of its own. Leave it out."
             )
-    write_preset(*load_hugging_face_captioner(command.folder), command.out)
+    with DeferredVariables():
+        write_preset(*load_hugging_face_captioner(command.folder), command.out)
     return 0
 
 
 def _convert(command: ConvertOpenaiCommand | ConvertHuggingFaceCommand) -> int:
     require_new(command.out)
     import_tensorflow()
+    from captioner.weights.deferred import DeferredVariables
     from captioner.weights.gpt2 import build_captioner, load_gpt2
 
-    captioner, report = build_captioner(
-        load_gpt2(command.folder),
-        image_encoder=command.image_encoder,
-        image_size=(command.image_size_px, command.image_size_px),
-        image_encoder_weights=None
-        if command.image_encoder_weights == "none"
-        else command.image_encoder_weights,
-        num_image_layers=command.num_image_layers,
-        dropout=command.dropout,
-        resize=command.resize,
-    )
-    write_preset(captioner, report, command.out)
+    with DeferredVariables():
+        captioner, report = build_captioner(
+            load_gpt2(command.folder),
+            image_encoder=command.image_encoder,
+            image_size=(command.image_size_px, command.image_size_px),
+            image_encoder_weights=None
+            if command.image_encoder_weights == "none"
+            else command.image_encoder_weights,
+            num_image_layers=command.num_image_layers,
+            dropout=command.dropout,
+            resize=command.resize,
+        )
+        write_preset(captioner, report, command.out)
     return 0

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from tools.errors import UsageError
+from tools.messages import say
 
 CACHE_VARIABLE = "CAPTIONER_CACHE"
 
@@ -77,9 +78,9 @@ def download(command: DownloadGPT2Command) -> int:
         bars.close()
     unchecked = [name for name, file in result.fetched.items() if file.server_md5 is None]
     if unchecked:
-        _say(f"the server names no checksum of {', '.join(unchecked)}: only the length was checked")
+        say(f"the server names no checksum of {', '.join(unchecked)}: only the length was checked")
     if result.kept:
-        _say(f"{len(result.kept)} files were there already, unchanged")
+        say(f"{len(result.kept)} files were there already, unchanged")
     sys.stdout.write(f"{result.folder}\n")
     return 0
 
@@ -113,7 +114,3 @@ class _Bars:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

@@ -22,6 +22,8 @@ from captioner.resources import DEFAULT_PRESET
 from tools.caption import load_captioner, resized
 from tools.decoding_flags import DecodingFlags, choose_settings, given_flags, with_own_defaults
 from tools.errors import UsageError
+from tools.messages import say
+from tools.tables import read_caption_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,27 +98,16 @@ class EvaluateCommand:
 
 def evaluate(command: EvaluateCommand) -> int:
     """Scores captions and prints the scores; returns 0, or 1 if an image could not be captioned."""
-    from trainers.caption_tables import read_captions
-
-    for flag, path in (("csv", command.csv), ("predictions", command.predictions)):
-        if path is not None and not path.is_file():
-            raise UsageError(f"`--{flag}` must be a file; {str(path)!r} is none.")
-    records = read_captions(
+    if command.predictions is not None and not command.predictions.is_file():
+        raise UsageError(f"`--predictions` must be a file; {str(command.predictions)!r} is none.")
+    records = read_caption_table(
         command.csv,
         command.images,
         image_column=command.image_column,
         caption_column=command.caption_column,
         split=command.split,
     )
-    if records.problems:
-        first = records.problems[0]
-        _say(
-            f"{len(records.problems)} captions left out, the first: "
-            f"{first.item}: {first.reason} {first.detail}"
-        )
     references = {image.path: list(image.captions) for image in records.images}
-    if not references:
-        raise UsageError(f"`--csv` must have usable captions; {str(command.csv)!r} has none.")
     chosen = list(references)[: command.limit]
     failed: dict[Path, str] = {}
     captions: dict[Path, Any] = {}
@@ -130,7 +121,7 @@ def evaluate(command: EvaluateCommand) -> int:
         predictions = {path: caption.text for path, caption in captions.items()}
     chosen = [path for path in chosen if path not in failed]
     if not chosen:
-        _say("no image could be captioned, so there is nothing to score.")
+        say("no image could be captioned, so there is nothing to score.")
         return 1
     evaluation = evaluate_captions(predictions, {path: references[path] for path in chosen})
     settings = {"csv": str(command.csv), **settings, "failed_images": len(failed), **evaluation.settings}
@@ -140,7 +131,7 @@ def evaluate(command: EvaluateCommand) -> int:
     if command.calibrate:
         _calibrate(command, [captions[path] for path in chosen], evaluation)
     if failed:
-        _say(f"{len(failed)} images could not be captioned and are not in the scores.")
+        say(f"{len(failed)} images could not be captioned and are not in the scores.")
     return 1 if failed else 0
 
 
@@ -162,7 +153,7 @@ def _caption(
                     photos[path] = read_image(path)
                 except ImageError as error:
                     failed[path] = str(error)
-                    _say(str(error))
+                    say(str(error))
             if photos:
                 captions = model.caption(
                     list(photos.values()), sampler=sampler, batch_size=command.batch_size
@@ -229,7 +220,3 @@ def _calibrate(command: EvaluateCommand, captions: Sequence[Any], evaluation: Ev
         f"confidence: probability of a CIDEr of {min_cider:g} or more; expected calibration error {error:.3f} "
         f"on {count} held-out captions; written to {path}\n"
     )
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tools.errors import UsageError
+from tools.messages import say
 from tools.quiet import silence_tensorflow
 
 DONE, SOME_FAILED, USAGE = 0, 1, 2
@@ -157,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # the flag parser's, with help or a usage error already written
         return stop.code if isinstance(stop.code, int) else USAGE
     except KeyboardInterrupt:
-        _say("stopped by Ctrl-C; what was finished is kept.")
+        say("stopped by Ctrl-C; what was finished is kept.")
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes standard output once more at its exit, and would complain there.
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         else:
-            _say(f"error: {error}")
+            say(f"error: {error}")
         return USAGE if isinstance(error, UsageError) else SOME_FAILED
 
 
@@ -255,10 +256,6 @@ def _version() -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from captioner.sampling import DecodingSettings
 from tools.caption import load_captioner
 from tools.errors import UsageError
 from tools.inputs import ImageInput
+from tools.messages import say
 from tools.read_ahead import batches, progress, reading_ahead
+from tools.tables import read_caption_table
 
 FIELDS = ("image", "caption", "log_prob", "score", "confidence", "tokens", "token_log_probs")
 ENDINGS = (".jsonl", ".csv")
@@ -70,24 +72,13 @@ def score(command: ScoreCommand, load: Callable[[str], Any] = load_captioner) ->
         command: the command's settings.
         load: function from a preset to an `ImageCaptioner`.
     """
-    from trainers.caption_tables import read_captions
-
-    if not command.table.is_file():
-        raise UsageError(f"the table must be a file; {str(command.table)!r} is none.")
-    records = read_captions(
+    records = read_caption_table(
         command.table,
         command.images,
         image_column=command.image_column,
         caption_column=command.caption_column,
         split=command.split,
     )
-    for problem in records.problems[:1]:
-        _say(
-            f"{len(records.problems)} captions left out, the first: "
-            f"{problem.item}: {problem.reason} {problem.detail}"
-        )
-    if not records.images:
-        raise UsageError(f"{str(command.table)!r} has no usable captions.")
     captions = {str(image.path): list(image.captions) for image in records.images}
     images = [ImageInput(name, Path(name)) for name in captions]
     num_bad = 0
@@ -113,7 +104,7 @@ def score(command: ScoreCommand, load: Callable[[str], Any] = load_captioner) ->
                     write(name, scored, captioner.preprocessor.tokenizer)
             bar.update(len(batch))
     if num_bad:
-        _say(f"{num_bad} of {len(images)} images were not scored; each is named above")
+        say(f"{num_bad} of {len(images)} images were not scored; each is named above")
     return 1 if num_bad else 0
 
 
@@ -172,7 +163,3 @@ def _row(name: str, caption, tokenizer) -> dict[str, Any]:
         [round(value, 6) for value in caption.token_log_probs],
     )
     return dict(zip(FIELDS, values, strict=True))
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

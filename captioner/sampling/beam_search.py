@@ -16,7 +16,8 @@ class BeamSearch:
     Unfinished ("live") and finished beams are kept apart. A finished beam keeps its score for good; it leaves only for a
     better finished one. A caption is finished by an end token, or by the last position, if it is then among the K
     best candidates. With `early_stopping="exact"` the search of an image is over when no live beam can still beat its
-    worst finished one: log-probabilities only fall, so this loses nothing.
+    worst finished one: log-probabilities only fall, so this loses nothing. The other rules wait for K finished captions:
+    "first" for no more, "likely" until no live beam, were it over at its present length, beats the worst of them.
 
     Groups (Vijayakumar et al., 2018) take turns at each step: what a token loses for being chosen by an earlier group
     changes which beams go on, and no score. The captions returned are those of all groups in turn.
@@ -30,7 +31,8 @@ class BeamSearch:
         self.task = task
         self.num_groups = settings.num_beam_groups
         self.num_beams = settings.num_beams // self.num_groups
-        self.num_finished = min(task.num_captions, self.num_beams)
+        is_exact = settings.early_stopping == "exact"
+        self.num_finished = min(task.num_captions, self.num_beams) if is_exact else self.num_beams
         self.num_banks = 1
         if task.words is not None and task.words.has_required:
             self.num_banks = min(task.words.needed_behind() + 1, self.num_beams)
@@ -64,7 +66,7 @@ class BeamSearch:
 
     def keep_going(self, index, state):
         """bool: whether the captions of any image may still change."""
-        return ops.logical_not(ops.all(self._is_settled(state)))
+        return ops.logical_not(ops.all(self._is_settled(index, state)))
 
     def advance(self, index, logits, hidden, state):
         """One position more: the new state, and the rows `(B, G*K)` of each image that it came from."""
@@ -82,7 +84,7 @@ class BeamSearch:
             if not task.settings.score_prompt:
                 log_probs = ops.where(here, 0.0, log_probs)
             ranked = ops.where(given[:, None, None], ops.where(here, log_probs, IMPOSSIBLE), ranked)
-        is_settled = self._is_settled(state)
+        is_settled = self._is_settled(index, state)
         taken, lives, finished, origins = None, [], [], []
         for group in range(self.num_groups):
             beams = slice(group * self.num_beams, (group + 1) * self.num_beams)
@@ -115,6 +117,7 @@ class BeamSearch:
             finished = _take(finished, chosen)
             _, order = ops.top_k(finished["scores"], self.task.num_captions)
             finished = _take(finished, order)
+        finished = {key: value[:, : self.task.num_captions] for key, value in finished.items()}
         return Decoded(log_probs=ops.sum(finished["token_log_probs"], axis=-1), **finished)
 
     def _advance_group(self, index, live, finished, scores, is_settled, taken, given):
@@ -155,7 +158,8 @@ class BeamSearch:
 
         going_on = self._beams_that_go_on(ops.where(is_end, IMPOSSIBLE, wanted))
         live = _take(candidates, going_on)
-        live["totals"] = ops.where(ops.take_along_axis(is_end, going_on, axis=1), IMPOSSIBLE, live["totals"])
+        is_over = ops.logical_or(ops.take_along_axis(is_end, going_on, axis=1), is_settled[:, None])
+        live["totals"] = ops.where(is_over, IMPOSSIBLE, live["totals"])
         rows = ops.take_along_axis(beams, going_on, axis=1)
         chosen = (tokens[:, :num_beams], wanted[:, :num_beams] > IMPOSSIBLE / 2)  # ends are choices too
         return live, _take(both, kept), rows, chosen
@@ -208,16 +212,20 @@ class BeamSearch:
         banks = ops.minimum(words.needed_after(word_states), self.num_banks - 1)
         return ops.take(banks, words.token_classes, axis=1)
 
-    def _is_settled(self, state):
-        """Whether the captions of a group cannot change any more: bool `(B, G)`."""
+    def _is_settled(self, index, state):
+        """Whether the captions of a group are not to change any more: bool `(B, G)`."""
         task = self.task
         by_group = (task.num_images, self.num_groups, -1)
         worst = ops.min(ops.reshape(state["finished"]["scores"], by_group), axis=2)
+        is_full = worst > IMPOSSIBLE / 2
         if task.settings.early_stopping == "first":
-            return worst > IMPOSSIBLE / 2
+            return is_full
+        likeliest = ops.max(ops.reshape(state["live"]["totals"], by_group), axis=2)
+        if task.settings.early_stopping == "likely":
+            present = index - task.num_unscored()[:, None]
+            return ops.logical_and(is_full, self._normalised(likeliest, present) <= worst)
         # The largest divisor is the kindest to a negative number.
         longest = task.length - task.num_unscored()[:, None]
-        likeliest = ops.max(ops.reshape(state["live"]["totals"], by_group), axis=2)
         return self._normalised(likeliest, longest) <= worst
 
     def _normalised(self, totals, lengths):

@@ -52,8 +52,8 @@ class DecodingSettings:
     """Beam search: unfinished captions kept at each step (K)."""
     length_penalty: float = 0.7
     """Beam search: exponent of the length that divides the log-probability; larger prefers longer captions."""
-    early_stopping: Literal["exact", "first"] = "exact"
-    """Beam search: stop when no better caption can come, or with the first `num_captions` that are finished."""
+    early_stopping: Literal["exact", "likely", "first"] = "exact"
+    """Beam search: stop when no better caption can come, when none seems likely, or with the first `num_beams`."""
     num_beam_groups: int = 1
     """Beam search: groups that the beams are divided into; later groups avoid what earlier ones say."""
     diversity_penalty: float = 0.0
@@ -73,7 +73,8 @@ class DecodingSettings:
 
     def __post_init__(self) -> None:
         _require(self.sampler in SAMPLERS, self, "sampler", f"one of {', '.join(SAMPLERS)}")
-        _require(self.early_stopping in ("exact", "first"), self, "early_stopping", "exact or first")
+        rules = ("exact", "likely", "first")
+        _require(self.early_stopping in rules, self, "early_stopping", "exact, likely or first")
         _require(self.max_length >= 1, self, "max_length", "at least 1")
         _require(
             0 <= self.min_length <= self.max_length,

@@ -2,11 +2,14 @@
 
 import dataclasses
 import fnmatch
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import keras
 import numpy as np
+
+from captioner.weights.deferred import fill
 
 _NAMES_SHOWN = 8
 
@@ -75,7 +78,7 @@ def assign_strictly(
     if problems:
         raise WeightsError("The checkpoint does not fit the model: " + "; ".join(problems) + ".")
     for name, variable, transform in table:
-        variable.assign(_transformed(sources, name, transform))
+        fill(variable, functools.partial(_transformed, sources, name, transform))
     return AssignmentReport(
         assigned=_targets(table),
         ignored=reasons,

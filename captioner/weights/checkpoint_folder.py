@@ -34,17 +34,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > _MAX_JSON_BYTES:
         raise WeightsError(f"{path}: {size} bytes are too many for a JSON file of a checkpoint.")
     try:
-        return parse_json_object(path.read_bytes())
+        return _parse_json_object(path.read_bytes())
     except ValueError as error:
         raise WeightsError(f"{path}: not a JSON object ({error}).") from None
 
 
-def parse_json_object(data: bytes) -> dict[str, Any]:
-    """Parses a JSON object in which no name occurs twice.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
+def _parse_json_object(data: bytes) -> dict[str, Any]:
+    """Parses a JSON object in which no name occurs twice; ValueError if it is anything else."""
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except RecursionError:

@@ -1,6 +1,7 @@
 """Pretrained GPT-2 from a local folder: OpenAI's and Hugging Face's files, into our decoder."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from captioner.model.gpt2_decoder import GPT2Decoder
 from captioner.text import CaptionTokenizer
 from captioner.weights.assign import AssignmentReport, WeightsError, assign_strictly
 from captioner.weights.checkpoint_folder import checkpoint_file, read_json
+from captioner.weights.deferred import fill, outside_deferral
 from captioner.weights.gpt2_config import Gpt2Config, parse_gpt2_config, require_shapes
 from captioner.weights.gpt2_download import require_unchanged
 from captioner.weights.gpt2_names import HUGGING_FACE, OPENAI, TENSORFLOW_HDF5, Gpt2Names
@@ -158,8 +160,8 @@ def assign_gpt2(
         new=[variable for layer in fresh for variable in layer.weights],
     )
     for block in () if cross_attention else decoder.blocks:
-        output = block.cross_attention_output
-        output.set_weights([np.zeros(variable.shape) for variable in output.weights])
+        for variable in block.cross_attention_output.weights:
+            fill(variable, functools.partial(np.zeros, variable.shape, variable.dtype))
     return report
 
 
@@ -225,4 +227,5 @@ def build_captioner(
     preprocessor = ImageCaptionerPreprocessor(
         checkpoint.tokenizer, image_size, resize, sequence_length=length
     )
-    return ImageCaptioner(backbone, preprocessor), report
+    with outside_deferral():
+        return ImageCaptioner(backbone, preprocessor), report

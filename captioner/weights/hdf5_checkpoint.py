@@ -1,13 +1,13 @@
 """HDF5 weight files, such as the `tf_model.h5` of Hugging Face, read dataset by dataset."""
 
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from captioner.weights.assign import WeightsError
+from captioner.weights.lazy_tensors import LazyTensors, first_line
 
 _MAX_DEPTH = 32
 
@@ -15,9 +15,9 @@ _MAX_DEPTH = 32
 def read_hdf5(path: str | os.PathLike) -> "Hdf5File":
     """Opens an HDF5 file of float datasets.
 
-    Links of the file, soft or external, are refused, as are datasets that are compressed or stored elsewhere:
-    no writer of weights makes them, and they could read other files or take more memory than the file has
-    bytes.
+    Links of the file, soft, external or second hard ones, are refused, as are datasets that are compressed or
+    stored elsewhere: no writer of weights makes them, and they could read other files, take more memory than the
+    file has bytes, or never come to an end.
 
     Args:
         path: path of the file.
@@ -32,12 +32,12 @@ def read_hdf5(path: str | os.PathLike) -> "Hdf5File":
     return Hdf5File(Path(path))
 
 
-class Hdf5File(Mapping):
+class Hdf5File(LazyTensors):
     """The float datasets of one file, each read when it is asked for."""
 
     def __init__(self, path: Path):
-        self._path = path
-        self.shapes = {}
+        super().__init__({})
+        self._path, self._addresses = path, set()
         if not path.is_file():
             raise WeightsError(f"{path}: there is no such file.")
         try:
@@ -46,31 +46,21 @@ class Hdf5File(Mapping):
         except WeightsError:
             raise
         except Exception as error:  # a damaged file raises nearly anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"{path}: not a whole HDF5 file ({reason}).") from None
+            raise WeightsError(f"{path}: not a whole HDF5 file ({first_line(error)}).") from None
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.shapes:
-            raise KeyError(name)
+    def _read(self, name: str) -> np.ndarray:
         try:
             with h5py.File(self._path, "r") as file:
                 return file[name][()]
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"{self._path}: dataset {name} cannot be read ({reason}).") from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+            raise WeightsError(
+                f"{self._path}: dataset {name} cannot be read ({first_line(error)})."
+            ) from None
 
     def _collect(self, group: h5py.Group, prefix: str, depth: int, file_size: int) -> None:
         if depth > _MAX_DEPTH:
             raise WeightsError(f"{self._path}: groups are nested too deeply at {prefix[:80]!r}.")
+        self._require_first_time(prefix, group)
         for key in group:
             name = f"{prefix}{key}"
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
@@ -82,7 +72,15 @@ class Hdf5File(Mapping):
                 self._collect(item, f"{name}/", depth + 1, file_size)
             elif isinstance(item, h5py.Dataset):
                 self._require_plain(name, item, file_size)
+                self._require_first_time(name, item)
                 self.shapes[name] = tuple(item.shape)
+
+    def _require_first_time(self, name: str, item: h5py.Group | h5py.Dataset) -> None:
+        """Refuses hard links: with two to each group, n groups have 2^n paths."""
+        address = h5py.h5o.get_info(item.id).addr
+        if address in self._addresses:
+            raise WeightsError(f"{self._path}: {name[:80]} is there by another name too; it is refused.")
+        self._addresses.add(address)
 
     def _require_plain(self, name: str, dataset: h5py.Dataset, file_size: int) -> None:
         if dataset.dtype.kind != "f":

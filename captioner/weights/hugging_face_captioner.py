@@ -13,16 +13,13 @@ from captioner.model.vision_transformer import vision_transformer
 from captioner.weights import vision_transformer as vision_names
 from captioner.weights.assign import AssignmentReport, WeightsError, assign_strictly
 from captioner.weights.checkpoint_folder import checkpoint_file, read_json
+from captioner.weights.deferred import outside_deferral
 from captioner.weights.gpt2 import open_gpt2_tensors
 from captioner.weights.gpt2_config import parse_gpt2_config, require_shapes
 from captioner.weights.gpt2_names import HUGGING_FACE
 from captioner.weights.gpt2_tokenizer import read_gpt2_tokenizer
-from captioner.weights.hugging_face_config import (
-    parse_decoding,
-    parse_image_encoder,
-    parse_image_processor,
-    parse_token_ids,
-)
+from captioner.weights.hugging_face_config import parse_image_encoder, parse_image_processor
+from captioner.weights.hugging_face_generation import parse_decoding, parse_token_ids
 
 MODEL_TYPE = "vision-encoder-decoder"
 """`model_type` in the config.json of such a folder."""
@@ -71,8 +68,9 @@ def _load(folder: Path, dtype) -> tuple[ImageCaptioner, AssignmentReport]:
     vision_names.require_shapes(encoder, tensors.shapes, _ENCODER)
     require_shapes(decoder, tensors.shapes, HUGGING_FACE)
     _require_tied(tensors)
-    generation = checkpoint_file(folder, "generation_config.json")
-    token_ids = parse_token_ids(config, {} if generation is None else read_json(generation))
+    path = checkpoint_file(folder, "generation_config.json")
+    generation = {} if path is None else read_json(path)
+    token_ids = parse_token_ids(config, generation)
     tokenizer = read_gpt2_tokenizer(folder, token_ids)
     if tokenizer.vocabulary_size() != decoder.num_tokens:
         raise WeightsError(
@@ -80,6 +78,7 @@ def _load(folder: Path, dtype) -> tuple[ImageCaptioner, AssignmentReport]:
             "they do not belong together."
         )
     processor = parse_image_processor(read_json(_required(folder, "preprocessor_config.json")), encoder)
+    decoding = parse_decoding(config, generation, decoder.max_sequence_length)
     backbone = CaptionerBackbone(
         image_encoder=vision_transformer(**encoder.arguments, **processor.scaling, dtype=dtype),
         image_size=encoder.image_size,
@@ -96,8 +95,6 @@ def _load(folder: Path, dtype) -> tuple[ImageCaptioner, AssignmentReport]:
         dtype=dtype,
     )
     report = _assign(backbone, tensors, encoder.query_key_value_bias)
-    decoding = parse_decoding(config, {} if generation is None else read_json(generation))
-    decoding["max_length"] = min(decoding["max_length"], decoder.max_sequence_length)
     preprocessor = ImageCaptionerPreprocessor(
         tokenizer,
         encoder.image_size,
@@ -105,7 +102,8 @@ def _load(folder: Path, dtype) -> tuple[ImageCaptioner, AssignmentReport]:
         decoding=decoding,
         **processor.transform,
     )
-    return ImageCaptioner(backbone, preprocessor), report
+    with outside_deferral():
+        return ImageCaptioner(backbone, preprocessor), report
 
 
 def _assign(

@@ -9,24 +9,6 @@ from captioner.weights.assign import WeightsError
 
 _MOST = 2**31
 _INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-_START, _END, _PAD = "decoder_start_token_id", "eos_token_id", "pad_token_id"
-# Theirs for ours, with the defaults of `generate`.
-_DECODING = {"num_beams": ("num_beams", 1), "length_penalty": ("length_penalty", 1.0)}
-_DEFAULT_MAX_LENGTH = 20
-# Settings of `generate` that our defaults do not carry, with the values that change nothing.
-_NEUTRAL = {
-    "do_sample": (False,),
-    "no_repeat_ngram_size": (0,),
-    "repetition_penalty": (1.0, 1),
-    "min_length": (0,),
-    "num_beam_groups": (1,),
-    "diversity_penalty": (0.0, 0),
-    "bad_words_ids": (),
-    "force_words_ids": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "suppress_tokens": (),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +67,7 @@ def parse_image_encoder(config: Mapping[str, Any]) -> ImageEncoderConfig:
                 f"`{name}` of the image encoder must be {allowed!r}; received {config[name]!r}."
             )
     epsilon = config.get("layer_norm_eps", 1e-12)
-    if not _is_number(epsilon) or not 0 < epsilon < 1:
+    if not is_number(epsilon) or not 0 < epsilon < 1:
         raise WeightsError(f"`layer_norm_eps` must be above 0 and below 1; received {epsilon!r}.")
     sizes = ImageEncoderConfig(
         kind=kind,
@@ -130,7 +112,7 @@ def parse_image_processor(config: Mapping[str, Any], encoder: ImageEncoderConfig
         )
     rescales, normalizes = (config.get(name, True) is True for name in ("do_rescale", "do_normalize"))
     scale = config.get("rescale_factor", 1 / 255)
-    if not _is_number(scale) or scale <= 0:
+    if not is_number(scale) or scale <= 0:
         raise WeightsError(f"`rescale_factor` must be above 0; received {scale!r}.")
     return ImageProcessorConfig(
         transform={
@@ -145,60 +127,9 @@ def parse_image_processor(config: Mapping[str, Any], encoder: ImageEncoderConfig
     )
 
 
-def parse_token_ids(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, int]:
-    """The ids of start, end and padding token, under the names that a GPT-2's config has for them.
-
-    Raises:
-        WeightsError: If there is no start or end token, or several ends.
-    """
-    start = _first(_START, generation, config, config["decoder"])
-    if start is None:
-        start = _first("bos_token_id", generation, config, config["decoder"])
-    end, pad = (_first(name, generation, config, config["decoder"]) for name in (_END, _PAD))
-    if isinstance(end, list) and len(end) == 1:
-        end = end[0]
-    for name, value in ((_START, start), (_END, end)):
-        if type(value) is not int:
-            raise WeightsError(f"`{name}` must be one token's id; received {value!r}.")
-    return {"bos_token_id": start, "eos_token_id": end} | ({} if pad is None else {"pad_token_id": pad})
-
-
-def parse_decoding(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The decoding settings that `generate` would use, in our words.
-
-    Their `max_length` counts the start token, ours does not. Their search may stop early or by a guess
-    (`early_stopping`); ours stops when no better caption can come, as their "never".
-
-    Raises:
-        WeightsError: If a setting is set that our search does not have, or is absurd.
-    """
-    places = (generation, config, config["decoder"])
-    for name, neutral in _NEUTRAL.items():
-        value = _first(name, *places)
-        if value is not None and value not in neutral:
-            raise WeightsError(
-                f"`{name}`={value!r} of the generation settings is not among ours. Remove it from the folder."
-            )
-    settings = {ours: _first(theirs, *places) for ours, (theirs, _) in _DECODING.items()}
-    settings = {name: _DECODING[name][1] if value is None else value for name, value in settings.items()}
-    new_tokens = _first("max_new_tokens", *places)
-    max_length = _first("max_length", *places)
-    settings["max_length"] = new_tokens if new_tokens is not None else (max_length or _DEFAULT_MAX_LENGTH) - 1
-    for name in ("num_beams", "max_length"):
-        if type(settings[name]) is not int or not 1 <= settings[name] < _MOST:
-            raise WeightsError(
-                f"`{name}` of the generation settings must be a count; received {settings[name]!r}."
-            )
-    if not _is_number(settings["length_penalty"]) or settings["length_penalty"] < 0:
-        raise WeightsError(
-            f"`length_penalty` of the generation settings must be 0 or more; received {settings['length_penalty']!r}."
-        )
-    return settings
-
-
-def _first(name: str, *places: Mapping[str, Any]) -> Any:
-    """The value in the first place that has one."""
-    return next((place[name] for place in places if place.get(name) is not None), None)
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _count(config: Mapping[str, Any], name: str, default: int) -> int:
@@ -227,12 +158,8 @@ def _size(config: Mapping[str, Any], name: str, default: int) -> tuple[int, int]
 
 def _channels(config: Mapping[str, Any], name: str) -> tuple[float, ...]:
     value = config.get(name, [0.5, 0.5, 0.5])
-    value = [value] * 3 if _is_number(value) else value
+    value = [value] * 3 if is_number(value) else value
     least = 0 if name == "image_std" else -math.inf
-    if not isinstance(value, list) or len(value) != 3 or not all(_is_number(x) and x > least for x in value):
+    if not isinstance(value, list) or len(value) != 3 or not all(is_number(x) and x > least for x in value):
         raise WeightsError(f"`{name}` must be three numbers, a deviation above 0; received {value!r}.")
     return tuple(value)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

@@ -17,6 +17,7 @@ from captioner.weights.efficientnet_lite import (
     find_efficientnet_lite_checkpoint,
     load_efficientnet_lite_checkpoint,
 )
+from captioner.weights.lazy_tensors import first_line
 
 _STORE = "https://storage.googleapis.com"
 # MD5 of each published file without classifier.
@@ -101,9 +102,8 @@ def _download(name: str) -> Path:
     try:
         return Path(keras.utils.get_file(file, address, cache_subdir="models", file_hash=md5))
     except Exception as error:  # whatever the network raises, the way out is the same
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
-            f"The ImageNet weights of {name} could not be downloaded ({reason}).\n"
+            f"The ImageNet weights of {name} could not be downloaded ({first_line(error)}).\n"
             f"Fetch {file} from {address} on another machine and give weights=PATH with its local path."
         ) from error
 
@@ -123,8 +123,7 @@ def _load_file(encoder: keras.Model, name: str, path: Path) -> None:
             warnings.filterwarnings("ignore", message="Skipping nested container")
             encoder.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
-            f"{path} does not hold the weights of {name} without classifier: {reason}"
+            f"{path} does not hold the weights of {name} without classifier: {first_line(error)}"
         ) from error
     set_imagenet_normalization(encoder)

@@ -3,13 +3,13 @@
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from captioner.weights.assign import WeightsError
 from captioner.weights.checkpoint_folder import checkpoint_file
+from captioner.weights.lazy_tensors import LazyTensors, first_line
 
 
 def read_tensorflow_checkpoint(path: str | os.PathLike) -> "TensorFlowCheckpoint":
@@ -48,7 +48,7 @@ def find_checkpoint_prefix(folder: Path) -> Path:
     return prefixes[0].with_suffix("")
 
 
-class TensorFlowCheckpoint(Mapping):
+class TensorFlowCheckpoint(LazyTensors):
     """The variables of one checkpoint, each read when it is asked for."""
 
     def __init__(self, prefix: Path):
@@ -62,9 +62,9 @@ class TensorFlowCheckpoint(Mapping):
             dtypes = self._reader.get_variable_to_dtype_map()
         except Exception as error:  # a damaged index raises nearly anything
             raise WeightsError(
-                f"{prefix}: not a whole TensorFlow checkpoint ({_first_line(error)})."
+                f"{prefix}: not a whole TensorFlow checkpoint ({first_line(error)})."
             ) from None
-        self.shapes = {name: tuple(shape) for name, shape in sorted(shapes.items())}
+        super().__init__({name: tuple(shape) for name, shape in sorted(shapes.items())})
         needed = 0
         for name, shape in self.shapes.items():
             if not dtypes[name].is_floating:
@@ -73,22 +73,11 @@ class TensorFlowCheckpoint(Mapping):
         if needed > data_size:
             raise WeightsError(f"{prefix}: variables of {needed} bytes in data files of {data_size}.")
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.shapes:
-            raise KeyError(name)
+    def _read(self, name: str) -> np.ndarray:
         try:
             return self._reader.get_tensor(name)
         except Exception as error:
-            raise WeightsError(f"{self._prefix}: {name} cannot be read ({_first_line(error)}).") from None
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.shapes
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
+            raise WeightsError(f"{self._prefix}: {name} cannot be read ({first_line(error)}).") from None
 
 
 def _data_size(prefix: Path) -> int:
@@ -99,7 +88,3 @@ def _data_size(prefix: Path) -> int:
             f"{prefix}: a checkpoint is the files {prefix.name}.index and {prefix.name}.data-*."
         )
     return sum(file.stat().st_size for file in files if file is not None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,9 +11,23 @@ from captioner.weights import write_safetensors
 CAPTIONS = ["a dog runs on the beach", "two cats sleep on a red sofa", "a man rides a bike", "the dog sleeps"]
 IMAGE_SIZE = (12, 18)
 GENERATION = {"max_length": 14, "num_beams": 5, "length_penalty": 0.8, "early_stopping": "never"}
+"""The generation settings of these folders."""
+DECODING = {
+    "num_beams": 5, "length_penalty": 0.8, "max_length": 13, "min_length": 0, "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0, "early_stopping": "exact",
+}  # fmt: skip
+"""The same in our words; theirs counts the start token in `max_length`."""
 
 
-def write_captioner(folder: Path, kind: str = "vit", encoder_width: int = 15, seed: int = 0, **saving):
+def write_captioner(
+    folder: Path,
+    kind: str = "vit",
+    encoder_width: int = 15,
+    seed: int = 0,
+    start: int | None = None,
+    generation: dict | None = None,
+    **saving,
+):
     """Writes a folder as nlpconnect/vit-gpt2-image-captioning has it; returns transformers' model.
 
     Args:
@@ -21,6 +35,8 @@ def write_captioner(folder: Path, kind: str = "vit", encoder_width: int = 15, se
         kind: "vit" or "deit".
         encoder_width: width of the image encoder; the decoder's is 10, and another one needs a projection.
         seed: of the weights.
+        start: id of the start token; the end token if not given.
+        generation: changes to `GENERATION`.
         **saving: for `save_pretrained`.
     """
     import torch
@@ -37,7 +53,8 @@ def write_captioner(folder: Path, kind: str = "vit", encoder_width: int = 15, se
         vocab_size=num_tokens, n_positions=17, n_embd=10, n_layer=2, n_head=2, bos_token_id=end, eos_token_id=end,
     )  # fmt: skip
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
-    config.decoder_start_token_id = config.pad_token_id = config.eos_token_id = end
+    start = end if start is None else start
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = start, end, end
     model = transformers.VisionEncoderDecoderModel(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -48,7 +65,7 @@ def write_captioner(folder: Path, kind: str = "vit", encoder_width: int = 15, se
         model.decoder.transformer.ln_f.weight *= 2
         model.decoder.transformer.wte.weight[end] += model.decoder.transformer.ln_f.bias
     model.generation_config = transformers.GenerationConfig(
-        decoder_start_token_id=end, eos_token_id=end, pad_token_id=end, **GENERATION
+        decoder_start_token_id=start, eos_token_id=end, pad_token_id=end, **(GENERATION | (generation or {}))
     )
     model.save_pretrained(folder, **saving)
     _write_processor(folder, {"vit": "ViTImageProcessor", "deit": "DeiTImageProcessor"}[kind])

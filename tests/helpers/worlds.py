@@ -164,10 +164,12 @@ def has_words(tokens, required, forbidden=(), continuing=()) -> bool:
 
 
 def reference_beam_search(world: World, prompt, length: int, settings: DecodingSettings, count: int):
-    """Beam search by its rules, in groups, without an early end: `(score, tokens)`, best first."""
+    """Beam search by its rules, in groups, to the last position: `(score, tokens)`, best first."""
     num_groups = settings.num_beam_groups
     num_beams = settings.num_beams // num_groups
     live, finished = [[(0.0, prompt)]] * num_groups, [[]] * num_groups
+    rule, is_over = settings.early_stopping, [False] * num_groups
+    num_kept = min(count, num_beams) if rule == "exact" else num_beams
     for index in range(len(prompt), length):
         taken = []
         for group in range(num_groups):
@@ -177,13 +179,16 @@ def reference_beam_search(world: World, prompt, length: int, settings: DecodingS
                     wanted = total + more - settings.diversity_penalty * taken.count(token)
                     candidates.append((wanted, total + more, (*tokens, token)))
             candidates = [c for c in sorted(candidates, reverse=True) if c[0] > -np.inf]
-            is_full = settings.early_stopping == "first" and len(finished[group]) >= min(count, num_beams)
-            for _, total, tokens in candidates[: 0 if is_full else num_beams]:
+            for _, total, tokens in candidates[: 0 if is_over[group] else num_beams]:
                 if tokens[-1] == END or index == length - 1:
                     value = score(total, len(tokens) - len(prompt), settings.length_penalty)
                     finished[group] = sorted([*finished[group], (value, tokens)], reverse=True)
-            finished[group] = finished[group][: min(count, num_beams)]
+            finished[group] = finished[group][:num_kept]
             live[group] = [(total, t) for _, total, t in candidates if t[-1] != END][:num_beams]
+            if rule != "exact" and len(finished[group]) == num_kept:
+                present = index + 1 - len(prompt)
+                hopes = [score(total, present, settings.length_penalty) for total, _ in live[group]]
+                is_over[group] |= rule == "first" or all(hope <= finished[group][-1][0] for hope in hopes)
             taken += [tokens[-1] for _, _, tokens in candidates[:num_beams]]
     in_turn = [c for rank in itertools.zip_longest(*finished) for c in rank if c is not None]
     distinct = list(dict.fromkeys(in_turn))

@@ -103,7 +103,7 @@ def test_the_presets_own_decoding_settings_hold_where_no_flag_says_otherwise(
 
 
 def test_wrong_usage_says_which_flag(table, tmp_path):
-    with pytest.raises(UsageError, match="`--csv` must be a file"):
+    with pytest.raises(UsageError, match="the table must be a file"):
         evaluate(EvaluateCommand(csv=tmp_path / "absent.csv"))
     with pytest.raises(UsageError, match="`--limit` must be at least 1"):
         EvaluateCommand(csv=table, limit=0)

@@ -97,18 +97,18 @@ CONTROLS = [
 
 @pytest.mark.parametrize("controls", CONTROLS, ids=str)
 @pytest.mark.parametrize("num_beams", [2, 3, 4, 5])
-@pytest.mark.parametrize("early_stopping", ["exact", "first"])
+@pytest.mark.parametrize("early_stopping", ["exact", "likely", "first"])
 def test_beam_search_finds_the_same_captions_and_scores(
     reference, decoder, controls, num_beams, early_stopping
 ):
-    # Theirs stops with the first `num_beams` captions, ours with the first `num_captions`.
     settings = DecodingSettings(num_beams=num_beams, early_stopping=early_stopping, **controls)
-    rule = {"exact": "never", "first": True}[early_stopping]
+    rule = {"exact": "never", "likely": False, "first": True}[early_stopping]
     options = {"length_penalty": settings.length_penalty} | controls
+    num_captions = {2: 2, 3: 1, 4: 4, 5: 2}[num_beams]
     expected = theirs(
-        reference, num_beams, num_beams=num_beams, early_stopping=rule, do_sample=False, **options
+        reference, num_captions, num_beams=num_beams, early_stopping=rule, do_sample=False, **options
     )
-    assert_same(ours(decoder, settings, num_beams), expected)
+    assert_same(ours(decoder, settings, num_captions), expected)
 
 
 @pytest.mark.parametrize("controls", [c for c in CONTROLS if "length_penalty" not in c], ids=str)

@@ -41,7 +41,7 @@ def test_an_exhaustive_beam_finds_exactly_the_best_captions(controls, vocabulary
 @pytest.mark.parametrize(("num_beams", "num_captions"), [(1, 1), (3, 2)])
 def test_a_narrow_beam_follows_the_rules(controls, num_beams, num_captions):
     worlds = [World(seed, 5) for seed in range(100, 106)]
-    for early_stopping in ("exact", "first"):
+    for early_stopping in ("exact", "likely", "first"):
         settings = DecodingSettings(num_beams=num_beams, early_stopping=early_stopping, **controls)
         found = decode_worlds(worlds, settings, num_captions, length=5)
         for f, world in zip(found, worlds, strict=True):
@@ -120,6 +120,7 @@ def test_a_batch_gives_what_its_images_give_one_by_one():
     )
     for changes in (
         {"num_beams": 3},
+        {"num_beams": 3, "early_stopping": "likely"},
         {"num_beams": 3, "early_stopping": "first"},
         {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
     ):
@@ -168,10 +169,25 @@ def test_the_length_penalty_lets_a_longer_caption_win():
     assert best.tokens == (0,) * 8
 
 
-def test_stopping_with_the_first_caption_misses_the_longer_one():
-    settings = DecodingSettings(num_beams=3, length_penalty=1.0, early_stopping="first")
-    [[best]] = decode_worlds([ByHand(0, 3)], settings, length=8)
-    assert best.tokens == (0, END)
+@pytest.mark.parametrize(
+    ("early_stopping", "best"), [("exact", (0,) * 8), ("likely", (0, END)), ("first", (0, END))]
+)
+def test_stopping_early_misses_the_longer_caption(early_stopping, best):
+    settings = DecodingSettings(num_beams=1, length_penalty=1.0, early_stopping=early_stopping)
+    [[found]] = decode_worlds([ByHand(0, 3)], settings, length=8)
+    assert found.tokens == best
+
+
+def test_a_search_that_is_over_stays_over_while_other_images_go_on():
+    """The longer caption did not seem likely; at its present length it comes to do so."""
+
+    class Endless(World):
+        def logits(self, prefix):
+            return np.log([0.998, 0.001, 0.001]).astype("float32")
+
+    settings = DecodingSettings(num_beams=1, length_penalty=1.0, early_stopping="likely")
+    [[best], [endless]] = decode_worlds([ByHand(0, 3), Endless(0, 3)], settings, length=8)
+    assert best.tokens == (0, END) and endless.tokens == (0,) * 8
 
 
 def test_the_search_stops_when_every_image_is_done():

@@ -59,6 +59,22 @@ def endless(file):
     file["model/again"] = file["/"]  # a hard link to its own parent
 
 
+def two_names(file):
+    file["alias"] = file["model/h_._0/weight:0"]
+
+
+def countless_paths(file):
+    """30 groups, two links from each to the next: a walk along all paths would take days."""
+    group = file.create_group("start")
+    for _ in range(30):
+        group["a"] = group["b"] = file.create_group(None)
+        group = group["a"]
+
+
+def nested(file):
+    file.create_group("/".join("a" * 40))
+
+
 @pytest.mark.parametrize(
     ("trick", "message"),
     [
@@ -69,7 +85,10 @@ def endless(file):
         (bomb, "compressed"),
         (never_written, "does not lie inside the file"),
         (integers, "dtype int64"),
-        (endless, "nested too deeply"),
+        (endless, "model/again/ is there by another name too"),
+        (two_names, "is there by another name too"),
+        (countless_paths, "is there by another name too"),
+        (nested, "nested too deeply"),
     ],
 )
 def test_what_no_writer_of_weights_makes_is_refused(trick, message, path):

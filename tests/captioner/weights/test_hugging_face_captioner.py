@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hugging_face_captioners import photos, rewrite_json, write_captioner_tensors, write_tensors
+from hugging_face_captioners import DECODING, photos, rewrite_json, write_captioner_tensors, write_tensors
 
 from captioner.model import ImageCaptioner
 from captioner.weights import WeightsError
@@ -66,10 +66,29 @@ def test_the_command_makes_a_preset_that_captions_with_the_folders_settings(fold
     assert main(["convert", "huggingface", str(folder), str(out)]) == 0
     assert "2 ignored, 0 variables new" in capsys.readouterr().out
     captioner = ImageCaptioner.from_preset(out)
-    own = {"num_beams": 5, "length_penalty": 0.8, "max_length": 13}  # theirs counts the start token: 14
-    assert captioner.preprocessor.decoding == own
+    assert captioner.preprocessor.decoding == DECODING
     converted, _ = load_hugging_face_captioner(folder)
     assert captioner.caption(photos(2)) == converted.caption(photos(2))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"early_stopping": None}, {"early_stopping": "likely"}),  # their default is false
+        ({"early_stopping": True, "no_repeat_ngram_size": 2}, {"early_stopping": "first", "no_repeat_ngram_size": 2}),
+        ({"num_beams": None, "early_stopping": None}, {"num_beams": 1, "early_stopping": "first"}),  # greedy
+        ({"min_length": 7}, {"min_length": 7}),
+        ({"min_length": 7, "min_new_tokens": 8}, {"min_length": 9}),  # theirs counts no end token, ours does
+        ({"max_length": 9, "max_new_tokens": 11}, {"max_length": 11}),
+        ({"max_length": None}, {"max_length": 17}),  # 19, but for the decoder's positions
+        ({"decoder_start_token_id": 0, "repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_generation_settings_become_decoding_settings(folder, theirs, ours):
+    rewrite_json(folder / "generation_config.json", **theirs)
+    captioner, _ = load_hugging_face_captioner(folder)
+    assert captioner.preprocessor.decoding == DECODING | ours
 
 
 def test_flags_of_an_image_side_are_refused_for_a_whole_captioner(folder, tmp_path, capsys):
@@ -141,17 +160,28 @@ def test_an_output_projection_of_its_own_is_refused(folder, tensors):
         ("preprocessor_config.json", {"do_resize": False}, "`do_resize` must be true"),
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "`image_std` must be three numbers"),
         ("preprocessor_config.json", {"rescale_factor": "1"}, "`rescale_factor` must be above 0"),
+        ("generation_config.json", {"do_sample": True}, "`do_sample`=True .* is not among ours"),
+        ("generation_config.json", {"sequence_bias": [[[5], -1.0]]}, "`sequence_bias`=.* is not among ours"),
+        ("generation_config.json", {"num_beams": 0}, "`num_beams` must be at least 1"),
+        ("generation_config.json", {"num_beams": "5"}, "`num_beams` .* must be a whole number"),
+        ("generation_config.json", {"length_penalty": -1.0}, "`length_penalty` must be 0 or more"),
+        ("generation_config.json", {"early_stopping": "soon"}, "`early_stopping` .* or 'never'; received"),
+        ("generation_config.json", {"min_length": 14}, "`min_length` must be from 0 to max_length=13"),
         (
             "generation_config.json",
             {"repetition_penalty": 1.5},
-            "`repetition_penalty`=1.5 .* is not among ours",
+            "`repetition_penalty`=1.5 .* end of captions",
         ),
         (
             "generation_config.json",
-            {"num_beams": 0},
-            "`num_beams` of the generation settings must be a count",
+            {"no_repeat_ngram_size": 1},
+            "`no_repeat_ngram_size`=1 .* end of captions",
         ),
-        ("generation_config.json", {"length_penalty": -1.0}, "`length_penalty` .* must be 0 or more"),
+        (
+            "generation_config.json",
+            {"decoder_start_token_id": 0, "num_beams": 1, "repetition_penalty": 1.5},
+            "`repetition_penalty` with `num_beams`=1 is of logits",
+        ),
         ("generation_config.json", {"eos_token_id": [1, 2]}, "`eos_token_id` must be one token's id"),
     ],
 )

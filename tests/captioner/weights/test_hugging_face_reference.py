@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from hugging_face_captioners import GENERATION, photos, rewrite_json, write_captioner, write_tensors
+from hugging_face_captioners import DECODING, GENERATION, photos, rewrite_json, write_captioner, write_tensors
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
@@ -119,6 +119,39 @@ def test_captions_of_beam_search_are_the_same(pair):
         assert caption.text == ours.preprocessor.tokenizer.decode(row).strip()
 
 
+GREEDY = {"num_beams": 1, "early_stopping": None, "length_penalty": None}
+GENERATIONS = [
+    {"early_stopping": False, "length_penalty": 1.6},
+    {"early_stopping": False, "length_penalty": 0.0},
+    {"early_stopping": True},
+    {"early_stopping": None},
+    GREEDY,
+    GREEDY | {"no_repeat_ngram_size": 2, "min_length": 6},
+    {"no_repeat_ngram_size": 1},
+    {"no_repeat_ngram_size": 2, "early_stopping": True},
+    {"repetition_penalty": 1.6},
+    {"repetition_penalty": 0.7, "early_stopping": False},
+    {"min_length": 7},
+    {"min_new_tokens": 7},
+    {"max_new_tokens": 6},
+    {"early_stopping": None, "min_length": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
+]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS, ids=str)
+def test_captions_follow_the_generation_settings_of_the_folder(tmp_path, generation):
+    model = write_captioner(tmp_path, seed=4, start=0, generation=generation)
+    ours, _ = load_hugging_face_captioner(tmp_path)
+    images = photos(12)
+    with torch.no_grad():
+        generated = model.generate(pixel_values(tmp_path, images))
+    end = model.generation_config.eos_token_id
+    expected = [[int(i) for i in row[1:] if i != end] for row in generated]
+    assert len({tuple(row) for row in expected}) > 6
+    found = [[i for i in captions[0].token_ids if i != end] for captions in ours.caption(images)]
+    assert found == expected
+
+
 def test_a_preset_keeps_everything(pair, tmp_path):
     _, _, ours = pair
     images = photos(5)
@@ -134,7 +167,7 @@ def test_tokens_and_defaults_are_those_of_the_folder(pair):
     _, model, ours = pair
     tokenizer, end = ours.preprocessor.tokenizer, model.generation_config.eos_token_id
     assert (tokenizer.start_token_id, tokenizer.end_token_id, tokenizer.pad_token_id) == (end, end, end)
-    assert ours.preprocessor.decoding == {"num_beams": 5, "length_penalty": 0.8, "max_length": 13}
+    assert ours.preprocessor.decoding == DECODING
     assert GENERATION["max_length"] == 14  # theirs counts the start token
 
 

@@ -53,35 +53,36 @@ def test_every_float_dtype_is_read(kind, data, expected, tmp_path):
     np.testing.assert_array_equal(read_safetensors(path)["t"], expected)
 
 
-def test_an_integer_tensor_may_lie_there_but_is_no_weight(tmp_path):
-    path = write_raw(tmp_path / "x", {"count": entry(dtype="I32")}, bytes(8))
+@pytest.mark.parametrize(("kind", "size"), [("I32", 8), ("F8_E4M3", 2), ("BOOL", 2)])
+def test_other_tensors_may_lie_there_but_are_no_weights(kind, size, tmp_path):
+    path = write_raw(tmp_path / "x", {"count": entry(dtype=kind, offsets=(0, size))}, bytes(size))
     tensors = read_safetensors(path)
     assert tensors.shapes == {"count": (2,)}
-    with pytest.raises(WeightsError, match="count is of dtype I32"):
+    with pytest.raises(WeightsError, match=f"count is of dtype {kind}"):
         tensors["count"]
 
 
 @pytest.mark.parametrize(
     ("header", "data", "message"),
     [
-        ({"t": entry(shape=(2**40, 2**40))}, 8, "does not fit its bytes"),
-        ({"t": entry(shape=(3,))}, 8, "does not fit its bytes"),
-        ({"t": entry(shape=(2**60,))}, 8, "no valid shape"),
-        ({"t": entry(shape=(-2,))}, 8, "no valid shape"),
-        ({"t": entry(shape=(True, 2))}, 8, "no valid shape"),
-        ({"t": entry(shape=[1] * 99)}, 4, "no valid shape"),
-        ({"t": entry(offsets=(0, 16))}, 8, "does not fit its bytes"),
-        ({"t": entry(offsets=(8, 0))}, 8, "does not fit its bytes"),
-        ({"t": entry(offsets=(0,))}, 8, "does not fit its bytes"),
-        ({"t": entry(), "u": entry()}, 8, "overlap"),
-        ({"t": entry(offsets=(4, 12))}, 12, "gap at byte 0"),
-        ({"t": entry()}, 12, "end at byte 8 of 12"),
-        ({"t": entry(dtype="F8_E4M3")}, 8, "unknown dtype"),
-        ({"t": entry(dtype=["F32"])}, 8, "unknown dtype"),
-        ({"t": entry() | {"code": "import os"}}, 8, "must have dtype, shape and data_offsets"),
-        ({"t": 1}, 0, "must have dtype, shape and data_offsets"),
+        ({"t": entry(shape=(2**40, 2**40))}, 8, "overflow"),
+        ({"t": entry(shape=(3,))}, 8, "invalid shape"),
+        ({"t": entry(shape=(2**60,))}, 8, "overflow"),
+        ({"t": entry(shape=(-2,))}, 8, "expected usize"),
+        ({"t": entry(shape=(True, 2))}, 8, "expected usize"),
+        ({"t": entry(shape=[1] * 99, offsets=(0, 4))}, 4, "'t' has 99 dimensions"),
+        ({"t": entry(offsets=(0, 16))}, 8, "invalid shape"),
+        ({"t": entry(offsets=(8, 0))}, 8, "invalid offset"),
+        ({"t": entry(offsets=(0,))}, 8, "invalid length 1"),
+        ({"t": entry(), "u": entry()}, 8, "invalid offset for tensor"),
+        ({"t": entry(offsets=(4, 12))}, 12, "invalid offset"),
+        ({"t": entry()}, 12, "file not fully covered"),
+        ({"t": entry()}, 4, "file not fully covered"),
+        ({"t": entry(dtype="F5")}, 8, "unknown variant `F5`"),
+        ({"t": entry(dtype=["F32"])}, 8, "expected string or map"),
+        ({"t": 1}, 0, "not a whole safetensors"),
         ([1], 0, "not a whole safetensors"),
-        (b'{"t":1,"t":1}', 0, "occurs twice"),
+        (b'{"t":1,"t":1}', 0, "not a whole safetensors"),
         (b"[" * 100_000, 0, "not a whole safetensors"),
         (b'{"t":' * 100_000, 0, "not a whole safetensors"),
         (b"\xff\xfe{}", 0, "not a whole safetensors"),
@@ -107,7 +108,7 @@ def test_every_truncation_is_refused(tmp_path):
 
 def test_a_header_longer_than_its_file_takes_no_memory(tmp_path):
     (tmp_path / "x").write_bytes(struct.pack("<Q", 2**63) + b"{}")
-    with pytest.raises(WeightsError, match="a header of 9223372036854775808 bytes in a file of 10"):
+    with pytest.raises(WeightsError, match="header too"):
         read_safetensors(tmp_path / "x")
 
 
