@@ -1,0 +1,74 @@
+"""Finds the shards that words mean: files, folders, globs, and ranges in braces."""
+
+import glob
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+
+import braceexpand
+
+SUFFIX = ".tar"
+MAX_SHARDS = 1_000_000
+"""No words may mean more shards; a range with a digit too many would fill the memory."""
+_REMOTE = "://"
+
+
+def find_shards(patterns: Sequence[str | os.PathLike]) -> list[str]:
+    """Finds shards, each once, in the order of the words.
+
+    Args:
+        patterns: list of strings or paths. Each is a tar, a folder (its `.tar` files, by name), a glob, or any
+            of them with braces, as `cc3m/{00000..00331}.tar`. A word with `://` is an address: its braces are
+            expanded, and it is not looked for.
+
+    Returns:
+        List of strings. At least one shard; every one that is no address is a file.
+
+    Raises:
+        FileNotFoundError: If a word means no shard, or a shard that it names is not there.
+        ValueError: If braces are not closed, there are too many shards, or no words.
+    """
+    if isinstance(patterns, str | os.PathLike):
+        raise TypeError(f"`patterns` must be a list of words; received {patterns!r}. Write [{patterns!r}].")
+    if not patterns:
+        raise ValueError("`patterns` must name at least one shard; received none.")
+    found: dict[str, str] = {}
+    for pattern in map(os.fspath, patterns):
+        for shard in _expand(pattern):
+            found.setdefault(shard if _REMOTE in shard else os.path.abspath(shard), shard)
+            if len(found) > MAX_SHARDS:
+                raise ValueError(f"`patterns` means more than {MAX_SHARDS:,} shards; received {patterns!r}.")
+    return list(found.values())
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    words = [pattern] if os.path.exists(pattern) else _words(pattern)
+    missing = []
+    for word in words:
+        shards = list(_meant(word))
+        missing += [] if shards else [word]
+        yield from shards
+    if missing:
+        count = f"{len(missing):,} of its {len(words):,} shards" if len(words) > 1 else "it"
+        raise FileNotFoundError(
+            f"{pattern!r} is no shard that could be found: {count} cannot, the first is {missing[0]!r}. "
+            "Name tar files, folders that hold *.tar, globs, or ranges such as 'cc3m/{00000..00331}.tar'."
+        )
+
+
+def _words(pattern: str) -> list[str]:
+    try:
+        words = list(itertools.islice(braceexpand.braceexpand(pattern, escape=False), MAX_SHARDS + 1))
+    except braceexpand.UnbalancedBracesError as error:
+        raise ValueError(f"{pattern!r}: {error}. Write ranges as in '{{00000..00331}}.tar'.") from None
+    if len(words) > MAX_SHARDS:
+        raise ValueError(f"{pattern!r} means more than {MAX_SHARDS:,} shards.")
+    return words
+
+
+def _meant(word: str) -> list[str]:
+    if _REMOTE in word or os.path.isfile(word):
+        return [word]
+    if os.path.isdir(word):
+        word = os.path.join(glob.escape(word), f"*{SUFFIX}")
+    return sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
