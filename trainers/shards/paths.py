@@ -3,14 +3,16 @@
 import glob
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 import braceexpand
 
 SUFFIX = ".tar"
 MAX_SHARDS = 1_000_000
-"""No words may mean more shards; a range with a digit too many would fill the memory."""
+"""No word may mean more shards; a range with a digit too many would fill the memory."""
 _REMOTE = "://"
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 
 
 def find_shards(patterns: Sequence[str | os.PathLike]) -> list[str]:
@@ -36,8 +38,6 @@ def find_shards(patterns: Sequence[str | os.PathLike]) -> list[str]:
     for pattern in map(os.fspath, patterns):
         for shard in _expand(pattern):
             found.setdefault(shard if _REMOTE in shard else os.path.abspath(shard), shard)
-            if len(found) > MAX_SHARDS:
-                raise ValueError(f"`patterns` means more than {MAX_SHARDS:,} shards; received {patterns!r}.")
     return list(found.values())
 
 
@@ -57,12 +57,15 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _words(pattern: str) -> list[str]:
+    too_many = ValueError(f"{pattern!r} means more than {MAX_SHARDS:,} shards.")
+    if any(abs(int(first) - int(last)) > MAX_SHARDS for first, last in _RANGE.findall(pattern)):
+        raise too_many  # the range would be a list in memory before its first word is seen
     try:
         words = list(itertools.islice(braceexpand.braceexpand(pattern, escape=False), MAX_SHARDS + 1))
     except braceexpand.UnbalancedBracesError as error:
         raise ValueError(f"{pattern!r}: {error}. Write ranges as in '{{00000..00331}}.tar'.") from None
     if len(words) > MAX_SHARDS:
-        raise ValueError(f"{pattern!r} means more than {MAX_SHARDS:,} shards.")
+        raise too_many
     return words
 
 
