@@ -84,24 +84,53 @@ class ImageTransform:
         import tensorflow as tf
 
         image = as_image(image)
-        height, width = self.image_size
-        rows, columns = tf.unstack(tf.shape(image, out_type=tf.int64)[:2])
-        size = self.crop_from or self.image_size
-        if self.resize == "center_crop":
-            box_rows = tf.clip_by_value(_rounded_ratio(columns * height, width), 1, rows)
-            box_columns = tf.clip_by_value(_rounded_ratio(rows * width, height), 1, columns)
-            top, left = (rows - box_rows) // 2, (columns - box_columns) // 2
-            image = image[top : top + box_rows, left : left + box_columns]
-        elif self.resize == "pad":
-            # The side that fills the result is computed as exactly its length.
-            new_rows = tf.clip_by_value(_rounded_ratio(rows * width, columns), 1, height)
-            new_columns = tf.clip_by_value(_rounded_ratio(columns * height, rows), 1, width)
-            size = tf.cast(tf.stack([new_rows, new_columns]), tf.int32)
-        resized = self._interpolated(image, size)
+        rows, columns = tf.unstack(tf.shape(image)[:2])
+        top, left, box_rows, box_columns = self.box(rows, columns)
+        image = image[top : top + box_rows, left : left + box_columns]
+        resized = self._interpolated(image, tf.stack(self.resized_size(box_rows, box_columns)))
         if self.crop_from:
-            top, left = (size[0] - height) // 2, (size[1] - width) // 2
+            height, width = self.image_size
+            top, left = self.middle
             resized = resized[top : top + height, left : left + width]
         return resized
+
+    def box(self, rows, columns):
+        """The part of an image that is resized.
+
+        Args:
+            rows: int32 tensor `()`. H.
+            columns: int32 tensor `()`. W.
+
+        Returns:
+            Four int32 tensors `()`: first row, first column, number of rows, number of columns.
+        """
+        import tensorflow as tf
+
+        if self.resize != "center_crop":
+            return tf.constant(0), tf.constant(0), rows, columns
+        height, width = self.image_size
+        box_rows = tf.clip_by_value(_rounded_ratio(columns, height, width), 1, rows)
+        box_columns = tf.clip_by_value(_rounded_ratio(rows, width, height), 1, columns)
+        return (rows - box_rows) // 2, (columns - box_columns) // 2, box_rows, box_columns
+
+    def resized_size(self, rows, columns):
+        """Rows and columns, two int32 tensors `()`, to which a box of so many rows and columns is resized."""
+        import tensorflow as tf
+
+        height, width = self.crop_from or self.image_size
+        if self.resize != "pad":
+            return tf.constant(height), tf.constant(width)
+        # The side that fills the result is computed as exactly its length.
+        new_rows = tf.clip_by_value(_rounded_ratio(rows, width, columns), 1, height)
+        new_columns = tf.clip_by_value(_rounded_ratio(columns, height, rows), 1, width)
+        return new_rows, new_columns
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """First row and column that are kept of `crop_from`; (0, 0) without it."""
+        if self.crop_from is None:
+            return 0, 0
+        return tuple((a - b) // 2 for a, b in zip(self.crop_from, self.image_size, strict=True))
 
     def _interpolated(self, image, size):
         import tensorflow as tf
@@ -142,5 +171,9 @@ def as_image(image):
     return image
 
 
-def _rounded_ratio(numerator, denominator):
-    return (2 * numerator + denominator) // (2 * denominator)
+def _rounded_ratio(side, numerator, denominator):
+    """`side * numerator / denominator` rounded to int32, computed in 64 bits."""
+    import tensorflow as tf
+
+    side, numerator, denominator = (tf.cast(number, tf.int64) for number in (side, numerator, denominator))
+    return tf.cast((2 * side * numerator + denominator) // (2 * denominator), tf.int32)
