@@ -11,6 +11,7 @@ from captioner.images.decode import (
     ImageError,
     decode_image,
     decode_in_graph,
+    is_plain_jpeg,
     read_image,
 )
 from captioner.images.transform import ImageTransform
@@ -23,5 +24,6 @@ __all__ = [
     "ImageTransform",
     "decode_image",
     "decode_in_graph",
+    "is_plain_jpeg",
     "read_image",
 ]

@@ -15,6 +15,8 @@ import numpy as np
 # TIFF and WebP are not among the formats that Pillow registers by itself before it has to search all of them.
 from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
+from captioner.images.jpeg import is_common_jpeg
+
 MAX_PIXELS = 100_000_000
 """Largest H*W that is decoded; an image of this size takes about 0.7 GB while it is decoded."""
 
@@ -135,14 +137,18 @@ def decode_in_graph(data, max_pixels: int = MAX_PIXELS):
     def by_tensorflow():  # these settings give Pillow's pixels
         return tf.io.decode_jpeg(data, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE")
 
-    is_plain = functools.partial(_is_plain_jpeg, max_pixels=max_pixels)
+    is_plain = functools.partial(is_plain_jpeg, max_pixels=max_pixels)
     is_plain = tf.ensure_shape(tf.numpy_function(is_plain, [data], tf.bool, stateful=False), ())
     return tf.ensure_shape(tf.cond(is_plain, by_tensorflow, by_pillow), (None, None, 3))
 
 
-def _is_plain_jpeg(data: bytes, max_pixels: int) -> np.bool_:
-    """True for an upright grey or RGB JPEG of an allowed size, by its header alone."""
-    if not data.startswith(b"\xff\xd8"):
+def is_plain_jpeg(data: bytes, max_pixels: int = MAX_PIXELS) -> np.bool_:
+    """True for an upright grey or colour JPEG of an allowed size that every decoder reads alike.
+
+    It is told by the markers alone. False for a JPEG that ends early, though `decode_image` may take it:
+    other decoders refuse it.
+    """
+    if not is_common_jpeg(data):
         return np.False_
     with _without_pillow_warnings():
         try:

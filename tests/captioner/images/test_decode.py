@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner.images import ImageError, decode_image, decode_in_graph, read_image
-from captioner.images.decode import _is_plain_jpeg
+from captioner.images.decode import is_plain_jpeg
 
 RED, GREEN, BLUE, GREY = (224, 32, 32), (32, 192, 32), (32, 32, 224), (128, 128, 128)
 
@@ -220,7 +220,7 @@ def test_the_graph_gives_the_same_pixels_by_the_short_way_and_by_the_long_one():
         encoded(noise[:, :, 0], "JPEG"),
     ]
     other = [encoded(noise, "PNG"), encoded(Image.fromarray(noise).convert("CMYK"), "JPEG")]
-    assert [bool(_is_plain_jpeg(data, 10**6)) for data in plain + other] == [True] * 3 + [False] * 2
+    assert [bool(is_plain_jpeg(data, 10**6)) for data in plain + other] == [True] * 3 + [False] * 2
     dataset = tf.data.Dataset.from_tensor_slices(plain + other).map(decode_in_graph)
     assert dataset.element_spec.shape.as_list() == [None, None, 3]
     for data, decoded in zip(plain + other, dataset, strict=True):
