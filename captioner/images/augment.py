@@ -61,7 +61,21 @@ class Augmentation:
         variation = self.variation(rows, columns, seed, allow_flip)
         top, left, crop_rows, crop_columns = variation.crop
         image = image[top : top + crop_rows, left : left + crop_columns]
-        image = transform.resized(image)
+        return self.finished(transform.resized(image), transform, variation)
+
+    def finished(self, image, transform: ImageTransform, variation: "Variation"):
+        """What is done after resizing: colours, flip and margins.
+
+        Args:
+            image: float32 tensor `(<=h, <=w, 3)`. What `transform.resized` gave of the crop.
+            transform: ImageTransform.
+            variation: Variation.
+
+        Returns:
+            float32 tensor `(h, w, 3)`.
+        """
+        import tensorflow as tf
+
         if self.color_jitter > 0.0:
             matrix, mean_matrix = variation.color_matrices()
             image = tf.tensordot(image, matrix, 1) + tf.linalg.matvec(

@@ -86,8 +86,36 @@ class ImageTransform:
         image = as_image(image)
         rows, columns = tf.unstack(tf.shape(image)[:2])
         top, left, box_rows, box_columns = self.box(rows, columns)
-        image = image[top : top + box_rows, left : left + box_columns]
-        resized = self._interpolated(image, tf.stack(self.resized_size(box_rows, box_columns)))
+        return self.resized_box(image[top : top + box_rows, left : left + box_columns])
+
+    def resized_box(self, pixels, box=None, ratio: int = 1):
+        """Resizes a box, whose pixels may be those of a smaller decoded image: float32 `(<=h, <=w, 3)`.
+
+        Args:
+            pixels: uint8 or float tensor `(H, W, 3)`. The box, or with a little more around it.
+            box: four int32 tensors `()`. First row, first column, number of rows and of columns of the box, counted
+                from the corner of `pixels` in pixels of the full image; None for all of `pixels`.
+            ratio: int. How many rows, and columns, of the full image a pixel stands for.
+        """
+        import tensorflow as tf
+
+        top, left, box_rows, box_columns = box or (0, 0, *tf.unstack(tf.shape(pixels)[:2]))
+        size = self.resized_size(box_rows, box_columns)
+        rows, columns = (
+            _Resampling(
+                new_length=new,
+                scale=(scale := _quotient(ratio * new, old)),
+                shift=-scale * _quotient(first, ratio),
+            )
+            for new, old, first in zip(size, (box_rows, box_columns), (top, left), strict=True)
+        )
+        # On the processor also where a GPU is present, so that every machine gives the same pixels.
+        with tf.device("CPU"):
+            if self.interpolation == "bilinear":
+                resized = columns.of_columns(rows.of_rows(pixels, "triangle"), "triangle")
+            else:  # it overshoots, so Pillow clips after the columns and after the rows, which moves pixels at sharp edges
+                resized = tf.clip_by_value(columns.of_columns(pixels, "keyscubic"), 0.0, 255.0)
+                resized = tf.clip_by_value(rows.of_rows(resized, "keyscubic"), 0.0, 255.0)
         if self.crop_from:
             height, width = self.image_size
             top, left = self.middle
@@ -132,19 +160,6 @@ class ImageTransform:
             return 0, 0
         return tuple((a - b) // 2 for a, b in zip(self.crop_from, self.image_size, strict=True))
 
-    def _interpolated(self, image, size):
-        import tensorflow as tf
-
-        # On the processor also where a GPU is present, so that every machine gives the same pixels.
-        with tf.device("CPU"):
-            if self.interpolation == "bilinear":
-                return tf.cast(tf.image.resize(image, size, antialias=True), tf.float32)
-            # It overshoots at edges, so Pillow clips after the columns and after the rows, which moves pixels at sharp edges.
-            for step in ((tf.shape(image)[0], size[1]), size):
-                image = tf.image.resize(image, step, "bicubic", antialias=True)
-                image = tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
-            return image
-
     def padded(self, image):
         """Adds the margins of `pad` to what `resized` gave: float32 `(h, w, 3)`, a fixed shape."""
         import tensorflow as tf
@@ -169,6 +184,49 @@ def as_image(image):
             "decode_image gives this shape for every file."
         )
     return image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Resampling:
+    """Antialiased resampling of one axis: position `x` goes to `x * scale + shift`.
+
+    TensorFlow's operation is fast over channels and slow over columns, so all that is not the axis becomes channels: to
+    the bit the same pixels as with both axes at once, in a third of the time.
+    """
+
+    new_length: typing.Any
+    """Length of the axis afterwards: int32 tensor `()`."""
+    scale: typing.Any
+    """float32 tensor `()`."""
+    shift: typing.Any
+    """float32 tensor `()`."""
+
+    def of_rows(self, image, kernel: str):
+        """`(H, W, 3)` to float32 `(new_length, W, 3)`."""
+        import tensorflow as tf
+
+        rows, columns, channels = tf.unstack(tf.shape(image))
+        resampled = tf.raw_ops.ScaleAndTranslate(
+            images=tf.reshape(image, [1, rows, 1, columns * channels]),
+            size=tf.stack([self.new_length, 1]),
+            scale=tf.stack([self.scale, 1.0]),
+            translation=tf.stack([self.shift, 0.0]),
+            kernel_type=kernel,
+            antialias=True,
+        )
+        return tf.reshape(resampled, [self.new_length, columns, channels])
+
+    def of_columns(self, image, kernel: str):
+        """`(H, W, 3)` to float32 `(H, new_length, 3)`."""
+        import tensorflow as tf
+
+        return tf.transpose(self.of_rows(tf.transpose(image, [1, 0, 2]), kernel), [1, 0, 2])
+
+
+def _quotient(numerator, denominator):
+    import tensorflow as tf
+
+    return tf.cast(numerator, tf.float32) / tf.cast(denominator, tf.float32)
 
 
 def _rounded_ratio(side, numerator, denominator):
