@@ -47,6 +47,27 @@ COMMANDS = (
     ),
     Command(("score",), "tools.score", "ScoreCommand", "score", "Give the probability of given captions."),
     Command(
+        ("shards", "write"),
+        "tools.shards",
+        "ShardsWriteCommand",
+        "shards_write",
+        "Write images and captions as tar shards.",
+    ),
+    Command(
+        ("shards", "index"),
+        "tools.shards",
+        "ShardsIndexCommand",
+        "shards_index",
+        "Check shards and index their good samples.",
+    ),
+    Command(
+        ("shards", "check"),
+        "tools.shards",
+        "ShardsCheckCommand",
+        "shards_check",
+        "Tell what training would see of shards.",
+    ),
+    Command(
         ("benchmark", "decode"),
         "tools.benchmark",
         "BenchmarkDecodeCommand",

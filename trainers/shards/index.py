@@ -116,13 +116,19 @@ def index_path(shard: str | os.PathLike) -> Path:
     return Path(shard).with_suffix(SUFFIX)
 
 
-def write_index(path: str | os.PathLike, samples: Sequence[GoodSample], summary: IndexSummary) -> None:
+def write_index(
+    path: str | os.PathLike,
+    samples: Sequence[GoodSample],
+    summary: IndexSummary,
+    image_sha256: Sequence[bytes] | None = None,
+) -> None:
     """Writes an index in one step.
 
     Args:
         path: path of the index.
         samples: the good samples, in the order of the tar.
         summary: everything else; its `num_samples` and `num_captions` are those of `samples`.
+        image_sha256: SHA-256 of each sample's image, for `read_image_sha256`.
 
     Raises:
         OSError: If the file cannot be written.
@@ -143,6 +149,8 @@ def write_index(path: str | os.PathLike, samples: Sequence[GoodSample], summary:
     )
     about = json.dumps({"version": VERSION, **dataclasses.asdict(summary)}, ensure_ascii=True).encode()
     arrays = {field.name: getattr(index, field.name) for field in dataclasses.fields(ShardIndex)}
+    if image_sha256 is not None:
+        arrays[_IMAGE_SHA256] = np.frombuffer(b"".join(image_sha256), "uint8").reshape(-1, 32)
     with atomic_path(path) as temporary:
         np.savez(temporary, about=np.frombuffer(about, "uint8"), **arrays)
 
@@ -165,6 +173,16 @@ def read_index(path: str | os.PathLike) -> ShardIndex:
     return _read(path, _entries_of)
 
 
+def read_image_sha256(path: str | os.PathLike) -> np.ndarray:
+    """Reads the SHA-256 of each image, uint8 `(N, 32)`, of an index that was written with them.
+
+    Raises:
+        ShardIndexError: If the index is missing or damaged, or was written without them.
+    """
+    return _read(path, lambda file: file[_IMAGE_SHA256])
+
+
+_IMAGE_SHA256 = "image_sha256"
 _SAMPLE_ARRAYS = {
     "image_offset": "int64",
     "image_size": "int64",
