@@ -88,27 +88,21 @@ class ImageTransform:
         top, left, box_rows, box_columns = self.box(rows, columns)
         return self.resized_box(image[top : top + box_rows, left : left + box_columns])
 
-    def resized_box(self, pixels, box=None, ratio: int = 1):
+    def resized_box(self, pixels, box=None, ratio=1):
         """Resizes a box, whose pixels may be those of a smaller decoded image: float32 `(<=h, <=w, 3)`.
 
         Args:
             pixels: uint8 or float tensor `(H, W, 3)`. The box, or with a little more around it.
             box: four int32 tensors `()`. First row, first column, number of rows and of columns of the box, counted
                 from the corner of `pixels` in pixels of the full image; None for all of `pixels`.
-            ratio: int. How many rows, and columns, of the full image a pixel stands for.
+            ratio: int or int32 tensor `()`. How many rows, and columns, of the full image a pixel stands for.
         """
         import tensorflow as tf
 
         top, left, box_rows, box_columns = box or (0, 0, *tf.unstack(tf.shape(pixels)[:2]))
         size = self.resized_size(box_rows, box_columns)
-        rows, columns = (
-            _Resampling(
-                new_length=new,
-                scale=(scale := _quotient(ratio * new, old)),
-                shift=-scale * _quotient(first, ratio),
-            )
-            for new, old, first in zip(size, (box_rows, box_columns), (top, left), strict=True)
-        )
+        rows = _Resampling.of_box(size[0], box_rows, top, ratio)
+        columns = _Resampling.of_box(size[1], box_columns, left, ratio)
         # On the processor also where a GPU is present, so that every machine gives the same pixels.
         with tf.device("CPU"):
             if self.interpolation == "bilinear":
@@ -200,6 +194,12 @@ class _Resampling:
     """float32 tensor `()`."""
     shift: typing.Any
     """float32 tensor `()`."""
+
+    @classmethod
+    def of_box(cls, new_length, length, first, ratio) -> "_Resampling":
+        """Brings `length` rows or columns of the full image, from the `first`, to `new_length`; `ratio` of them are one."""
+        scale = _quotient(ratio * new_length, length)
+        return cls(new_length=new_length, scale=scale, shift=-scale * _quotient(first, ratio))
 
     def of_rows(self, image, kernel: str):
         """`(H, W, 3)` to float32 `(new_length, W, 3)`."""
