@@ -39,6 +39,13 @@ COMMANDS = (
         "Train a captioner on a table of images.",
     ),
     Command(
+        ("train", "webdataset"),
+        "tools.train",
+        "TrainWebdatasetCommand",
+        "train_webdataset",
+        "Train a captioner on tar shards.",
+    ),
+    Command(
         ("evaluate",),
         "tools.evaluate",
         "EvaluateCommand",
