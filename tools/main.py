@@ -48,6 +48,13 @@ COMMANDS = (
         "Kill a training again and again; see that nothing is lost.",
     ),
     Command(
+        ("train", "webdataset"),
+        "tools.train",
+        "TrainWebdatasetCommand",
+        "train_webdataset",
+        "Train a captioner on tar shards.",
+    ),
+    Command(
         ("evaluate",),
         "tools.evaluate",
         "EvaluateCommand",

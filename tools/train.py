@@ -5,10 +5,12 @@ import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tools.quiet import import_tensorflow
 from trainers.csv_settings import CsvTrainSettings
+from trainers.settings import TrainSettings
+from trainers.webdataset_settings import WebdatasetTrainSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,13 +26,39 @@ class TrainCsvCommand(CsvTrainSettings):
     """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainWebdatasetCommand(WebdatasetTrainSettings):
+    """Trains a captioner on tar shards such as img2dataset writes.
+
+    Shards without an index are indexed first: each sample is checked, and a bad one is named and left out. A shard that is
+    damaged while training loses its damaged samples, and nothing stops.
+
+    Example:
+        captioner train webdataset --shards 'cc3m/{00000..00331}.tar' --validation-csv coco_val.json
+        --validation-images val2017/ --epochs 2 --run-dir runs/cc3m
+    """
+
+
 def train_csv(command: TrainCsvCommand) -> int:
-    """Runs the training and prints where its results are."""
+    """Runs a training from a table."""
     import_tensorflow()
     from trainers.csv_trainer import train_csv
 
+    return _run(train_csv, command)
+
+
+def train_webdataset(command: TrainWebdatasetCommand) -> int:
+    """Runs a training from shards."""
+    import_tensorflow()
+    from trainers.webdataset_trainer import train_webdataset
+
+    return _run(train_webdataset, command)
+
+
+def _run(train: Callable[[TrainSettings], dict], command: TrainSettings) -> int:
+    """Runs a training and prints where its results are."""
     with log_on_terminal():
-        best = train_csv(command)
+        best = train(command)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name.startswith("val_"))
     print(f"Best epoch: {best['epoch']}" + (f" ({scores})" if scores else ""))
     print(f"Preset: {command.run_dir / 'preset'}")

@@ -69,6 +69,18 @@ def tokenize_captions(
         if not image.captions:
             raise ValueError(f"Each image must have a caption; {image.path} has none.")
     texts = [caption for image in images for caption in image.captions]
+    return CaptionSet(
+        paths=tuple(str(image.path) for image in images),
+        offsets=np.cumsum([0, *(len(image.captions) for image in images)]),
+        targets=targets_and_blank(texts, tokenizer, max_length, pad_to_max_length),
+        allow_flip=np.array([flip_captions_with_sides or not name_sides(image.captions) for image in images]),
+    )
+
+
+def targets_and_blank(
+    texts: Sequence[str], tokenizer, max_length: int, pad_to_max_length: bool
+) -> TrainingTargets:
+    """Tokenises C captions: C + 1 rows, the last a blank one that stands for a caption which an image does not have."""
     special = {
         name: int(getattr(tokenizer, name)) for name in ("start_token_id", "end_token_id", "pad_token_id")
     }
@@ -79,14 +91,23 @@ def tokenize_captions(
     # The blank row attends to its start token, so that no softmax is empty, and has no say in the loss.
     targets.targets[-1] = special["pad_token_id"]
     targets.sample_weight[-1] = 0.0
-    return CaptionSet(
-        paths=tuple(str(image.path) for image in images),
-        offsets=np.cumsum([0, *(len(image.captions) for image in images)]),
-        targets=targets,
-        allow_flip=np.array(
-            [flip_captions_with_sides or not any(map(_SIDES.search, image.captions)) for image in images]
-        ),
-    )
+    return targets
+
+
+def name_sides(captions: Sequence[str]) -> bool:
+    """Whether one of the captions says left or right, so that mirroring the image would make it wrong."""
+    return any(map(_SIDES.search, captions))
+
+
+def normalized_captions(captions: Sequence[str], lowercase: bool) -> tuple[str, ...]:
+    """Captions as they are trained; those that became equal count once."""
+    return tuple(dict.fromkeys(normalize_caption(text, lowercase) for text in captions))
+
+
+def normalize_caption(text: str, lowercase: bool) -> str:
+    """Single spaces; with `lowercase`, lower case without the final full stop, unless nothing is left then."""
+    text = " ".join(text.split())
+    return (text.lower().rstrip(" .") or text) if lowercase else text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

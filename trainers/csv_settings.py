@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from captioner.images import Augmentation
 from trainers.settings import TrainSettings
 
 
@@ -17,25 +16,13 @@ class CsvTrainSettings(TrainSettings):
     """Folder that image names start from; by default the table's folder."""
     split: str | None = None
     """Split of the table to train on, "all" for every row; by default train, where the table tells splits apart."""
-    validation_csv: Path | None = None
-    """Table of validation images and captions, of the same format."""
-    validation_images: Path | None = None
-    """Folder of the validation images; by default --images."""
     validation_split: float = 0.0
     """Share of the training images set aside for validation, when there is no --validation-csv."""
-    image_column: str | None = None
-    """Column of the image's file; by default guessed from common names."""
-    caption_column: str | None = None
-    """Column of the caption; by default guessed from common names."""
-    max_bad_fraction: float = 0.01
-    """Largest share of unusable captions; above it nothing is trained."""
     cache_features: bool = False
     """Computes the feature maps of the frozen image encoder once and trains from them: minutes instead of
     hours."""
     cache_views: int = 1
     """Views of each image in that cache; the first is the plain image, the others are augmented."""
-    cache_dir: Path | None = None
-    """Where features and checked images are remembered; by default ~/.cache/captioner."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,12 +38,6 @@ class CsvTrainSettings(TrainSettings):
             raise ValueError(
                 "`cache_features` needs an image encoder that is frozen, at least `frozen_until` some layer; received "
                 "train_parts with image_encoder and frozen_until=None."
-            )
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"`max_bad_fraction` must be from 0 to 1; received {self.max_bad_fraction}.")
-        if self.validation_images is not None and self.validation_csv is None:
-            raise ValueError(
-                f"`validation_images` needs a `validation_csv`; received {self.validation_images} without one."
             )
         self._check_views()
 
@@ -74,13 +55,3 @@ class CsvTrainSettings(TrainSettings):
                 "other with `cache_features`: only the further views of an image are augmented; received "
                 f"cache_views={self.cache_views} and {augmentation or 'no augmentation'}."
             )
-
-    @property
-    def augmentation(self) -> Augmentation | None:
-        """The random changes of training images, or None."""
-        augmentation = Augmentation(
-            min_crop_area=self.min_crop_area,
-            horizontal_flip=self.horizontal_flip,
-            color_jitter=self.color_jitter,
-        )
-        return None if augmentation == Augmentation() else augmentation

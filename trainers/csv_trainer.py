@@ -14,10 +14,11 @@ from trainers.csv_settings import CsvTrainSettings
 from trainers.data_report import check_data, check_images, require_good_data, write_data_report
 from trainers.encode_images import weights_fingerprint
 from trainers.feature_cache import cache_features
-from trainers.loop import TrainingData, train
+from trainers.loop import NO_VALIDATION, TrainingData, train
 from trainers.pipeline import ImageFiles, ImageSource, num_steps, training_dataset, validation_dataset
 from trainers.records import CaptionedImage, split_by_image
 from trainers.run_folder import RunFolder
+from trainers.validation_tables import choose_split, normalized_images, read_validation_table
 
 log = logging.getLogger("captioner")
 
@@ -42,49 +43,26 @@ def train_csv(settings: CsvTrainSettings) -> dict:
         return train(settings, run, captioner, _training_data(settings, captioner, training, validation))
 
 
-def normalize_caption(text: str, lowercase: bool) -> str:
-    """Single spaces; with `lowercase`, lower case without the final full stop, unless nothing is left then."""
-    text = " ".join(text.split())
-    return (text.lower().rstrip(" .") or text) if lowercase else text
-
-
 def _read_data(
     settings: CsvTrainSettings, run: RunFolder
 ) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
     columns = {"image_column": settings.image_column, "caption_column": settings.caption_column}
     splits = find_splits(settings.csv)
-    split = settings.split or _choose_split(splits, "train")
+    split = settings.split or choose_split(splits, "train")
     tables = {"train": read_captions(settings.csv, settings.images, split=split, **columns)}
     if settings.validation_csv is not None:
-        folder = settings.validation_images or settings.images
-        split = _choose_split(find_splits(settings.validation_csv), "val")
-        tables["validation"] = read_captions(settings.validation_csv, folder, split=split, **columns)
-    elif not settings.validation_split and split == "train" and _choose_split(splits, "val"):
+        tables["validation"] = read_validation_table(settings, settings.images)
+    elif not settings.validation_split and split == "train" and choose_split(splits, "val"):
         tables["validation"] = read_captions(settings.csv, settings.images, split="val", **columns)
     checked = {name: check_data(records, cache_dir=settings.cache_dir) for name, records in tables.items()}
     write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
     for _, report in checked.values():
         log.info(report.summary())
         require_good_data(report, settings.max_bad_fraction, run.data_report)
-    images = {name: _normalized(images, settings.lowercase) for name, (images, _) in checked.items()}
+    images = {name: normalized_images(images, settings.lowercase) for name, (images, _) in checked.items()}
     if settings.validation_split:
         return split_by_image(images["train"], settings.validation_split, settings.seed)
     return images["train"], images.get("validation", [])
-
-
-def _choose_split(splits: set[str], split: str) -> str | None:
-    """`split` if a table tells several splits apart, this one among them; None takes the table as a whole."""
-    return split if len(splits) > 1 and split in splits else None
-
-
-def _normalized(images: list[CaptionedImage], lowercase: bool) -> list[CaptionedImage]:
-    """Captions as they are trained; those that became equal count once."""
-    return [
-        CaptionedImage(
-            image.path, tuple(dict.fromkeys(normalize_caption(text, lowercase) for text in image.captions))
-        )
-        for image in images
-    ]
 
 
 def _fingerprint(*parts: list[CaptionedImage]) -> str:
@@ -133,9 +111,7 @@ def _training_data(
             validation_set, validation_source, batch_size=settings.batch_size
         )
     else:
-        log.warning(
-            "No validation images: the last epoch will be exported. Give --validation-csv or --validation-split."
-        )
+        log.warning("%s Give --validation-csv or --validation-split.", NO_VALIDATION)
     return TrainingData(
         training=training_batches,
         num_images=len(training),

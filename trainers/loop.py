@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -26,6 +26,8 @@ from trainers.validation import Validator
 
 log = logging.getLogger("captioner")
 
+NO_VALIDATION = "No validation images: the last epoch will be exported."
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingData:
@@ -46,11 +48,11 @@ class TrainingData:
     """Looks for images that became unusable since training began."""
     validation: tf.data.Dataset | None = None
     """Validation batches, in order, or None."""
-    validation_paths: tuple = ()
-    """Validation image files, in the same order."""
+    validation_paths: Sequence = ()
+    """Validation image files, in the same order; or what prints as a name and is an array, such as `ShardImage`."""
     validation_references: tuple = ()
     """The captions of each of them."""
-    training_references: tuple = ()
+    training_references: Iterable = ()
     """The captions of each training image."""
     split: EncoderSplit | None = None
     """How the image encoder is split, if `x["images"]` holds the features of its frozen part."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from captioner.images import Augmentation, ImageTransform, decode_in_graph
+from captioner.images import Augmentation, ImageTransform, decode_in_graph, load_view
 from trainers.caption_sets import CaptionSet, EpochPlan, epoch_plan, ordered_plan
 
 ENDLESS = np.iinfo("int64").max
@@ -58,11 +58,11 @@ class ImageFiles:
         height, width = self.transform.image_size
 
         def load(index, seed, rows):
-            image = decode_in_graph(tf.io.read_file(paths[index]))
-            if augment and self.augmentation is not None:
-                image = self.augmentation(image, self.transform, seed, allow_flip[index])
-            else:
-                image = self.transform(image)
+            data = tf.io.read_file(paths[index])
+            if augment:
+                image = load_view(data, self.transform, self.augmentation, seed, allow_flip[index])
+            else:  # validation sees exactly what captioning does
+                image = self.transform(decode_in_graph(data))
             return tf.ensure_shape(image, (height, width, 3)), rows
 
         calls = self.num_parallel_calls or tf.data.AUTOTUNE

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from captioner.images import Augmentation
 from captioner.images.transform import ResizeMode
 
 Part = Literal["image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings"]
@@ -145,6 +146,18 @@ class TrainSettings:
     color_jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation."""
 
+    validation_csv: Path | None = None
+    """Table of validation images and captions: CSV, TSV, JSON lines, COCO captions JSON, or Karpathy's dataset JSON."""
+    validation_images: Path | None = None
+    """Folder that its image names start from; by default that of the training table, or the table's own."""
+    image_column: str | None = None
+    """Column of the image's file in tables; by default guessed from common names."""
+    caption_column: str | None = None
+    """Column of the caption in tables; by default guessed from common names."""
+    max_bad_fraction: float = 0.01
+    """Largest share of unusable captions; above it nothing is trained."""
+    cache_dir: Path | None = None
+    """Where features and checked images are remembered; by default ~/.cache/captioner."""
     num_validation_captions: int = 200
     """Validation images that are captioned after each epoch; 0 captions all."""
     validation_beams: int = 3
@@ -167,6 +180,13 @@ class TrainSettings:
                 f"`frozen_until` needs image_encoder among the train_parts; received "
                 f"frozen_until={self.frozen_until!r} and train_parts={self.train_parts}."
             )
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"`max_bad_fraction` must be from 0 to 1; received {self.max_bad_fraction}.")
+        if self.validation_images is not None and self.validation_csv is None:
+            raise ValueError(
+                f"`validation_images` needs a `validation_csv`; received {self.validation_images} without one."
+            )
+        _ = self.augmentation  # refuses what is out of range
         if self.objective == "self_critical":
             self._check_self_critical()
         for name in FIXED_BY_GPT2 if self.gpt2 is not None else ():
@@ -193,6 +213,16 @@ class TrainSettings:
         value = getattr(self, name)
         if value is not None and not holds(value):
             raise ValueError(f"`{name}` must be {rule}; received {name}={value}.")
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """The random changes of training images, or None."""
+        augmentation = Augmentation(
+            min_crop_area=self.min_crop_area,
+            horizontal_flip=self.horizontal_flip,
+            color_jitter=self.color_jitter,
+        )
+        return None if augmentation == Augmentation() else augmentation
 
     def to_dict(self) -> dict:
         """The settings as JSON values."""

@@ -108,6 +108,11 @@ def image_rows(paths: list[str | os.PathLike], captions: dict[int, str], referen
     from captioner.evaluation import SheetRow
 
     return [
-        SheetRow(image=paths[index], lines=(text, f"({references[index][0]})"))
+        SheetRow(image=_shown(paths[index]), lines=(text, f"({references[index][0]})"))
         for index, text in sorted(captions.items())[:limit]
     ]
+
+
+def _shown(image):
+    """A path, or the pixels of what is no file."""
+    return np.asarray(image) if hasattr(image, "__array__") else image

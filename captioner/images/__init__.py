@@ -15,6 +15,7 @@ from captioner.images.decode import (
     read_image,
 )
 from captioner.images.transform import ImageTransform
+from captioner.images.views import load_view, view_of_image, view_of_jpeg
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -25,5 +26,8 @@ __all__ = [
     "decode_image",
     "decode_in_graph",
     "is_plain_jpeg",
+    "load_view",
     "read_image",
+    "view_of_image",
+    "view_of_jpeg",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from captioner.images.transform import ImageTransform, as_image
 
@@ -55,25 +56,95 @@ class Augmentation:
     def __call__(self, image, transform: ImageTransform, seed, allow_flip=True):
         import tensorflow as tf
 
-        # One draw serves all settings; the algorithm is named, because "auto" depends on the device.
-        draws = tf.unstack(tf.random.stateless_uniform((8,), seed, alg="philox"))
         image = as_image(image)
-        if self.min_crop_area < 1.0:
-            image = _random_crop(image, self.min_crop_area, *draws[:4])
-        image = transform.resized(image)
+        rows, columns = tf.unstack(tf.shape(image)[:2])
+        variation = self.variation(rows, columns, seed, allow_flip)
+        top, left, crop_rows, crop_columns = variation.crop
+        image = image[top : top + crop_rows, left : left + crop_columns]
+        return self.finished(transform.resized(image), transform, variation)
+
+    def finished(self, image, transform: ImageTransform, variation: "Variation"):
+        """What is done after resizing: colours, flip and margins.
+
+        Args:
+            image: float32 tensor `(<=h, <=w, 3)`. What `transform.resized` gave of the crop.
+            transform: ImageTransform.
+            variation: Variation.
+
+        Returns:
+            float32 tensor `(h, w, 3)`.
+        """
+        import tensorflow as tf
+
         if self.color_jitter > 0.0:
-            factors = [1.0 + self.color_jitter * (2.0 * draw - 1.0) for draw in draws[4:7]]
-            image = _jitter_color(image, *factors)
+            matrix, mean_matrix = variation.color_matrices()
+            image = tf.tensordot(image, matrix, 1) + tf.linalg.matvec(
+                mean_matrix, tf.reduce_mean(image, [0, 1]), transpose_a=True
+            )
+            image = tf.clip_by_value(image, 0.0, 255.0)
         if self.horizontal_flip:
-            flip = tf.logical_and(draws[7] < 0.5, allow_flip)
-            image = tf.where(flip, tf.reverse(image, [1]), image)
+            image = tf.where(variation.flip, tf.reverse(image, [1]), image)
         return transform.padded(image)  # last, so that the margins are the same as in captioning
 
+    def variation(self, rows, columns, seed, allow_flip=True) -> "Variation":
+        """What is done to an image, from its size and seed alone, before a pixel is known.
 
-def _random_crop(image, min_area: float, area_draw, ratio_draw, top_draw, left_draw):
+        Args:
+            rows: int32 tensor `()`. H.
+            columns: int32 tensor `()`. W.
+            seed: int32 tensor `(2,)`.
+            allow_flip: bool or bool tensor `()`.
+        """
+        import tensorflow as tf
+
+        # One draw serves all settings; the algorithm is named, because "auto" depends on the device.
+        draws = tf.unstack(tf.random.stateless_uniform((8,), seed, alg="philox"))
+        crop = (tf.constant(0), tf.constant(0), rows, columns)
+        if self.min_crop_area < 1.0:
+            crop = _crop(rows, columns, self.min_crop_area, *draws[:4])
+        brightness, contrast, saturation = (
+            1.0 + self.color_jitter * (2.0 * draw - 1.0) for draw in draws[4:7]
+        )
+        flip = tf.logical_and(draws[7] < 0.5, allow_flip) if self.horizontal_flip else tf.constant(False)
+        return Variation(
+            crop=crop, flip=flip, brightness=brightness, contrast=contrast, saturation=saturation
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variation:
+    """What an `Augmentation` does to one image."""
+
+    crop: tuple
+    """Four int32 tensors `()`: first row, first column, number of rows, number of columns that are kept."""
+    flip: Any
+    """bool tensor `()`: True mirrors."""
+    brightness: Any
+    """float32 tensor `()`: scales the colours."""
+    contrast: Any
+    """float32 tensor `()`: scales their distance to the mean grey of the image, after the brightness."""
+    saturation: Any
+    """float32 tensor `()`: scales their distance to the grey of each pixel, after the contrast."""
+
+    def color_matrices(self):
+        """The three factors as one linear map: `image @ matrix + mean colour @ mean_matrix`, then cut to 0..255.
+
+        Returns:
+            Two float32 tensors `(3, 3)`: matrix, mean_matrix.
+        """
+        import tensorflow as tf
+
+        grey = tf.tile(tf.constant(_LUMA)[:, None], [1, 3])  # colours @ grey: the grey of each, three times
+        matrix = self.saturation * tf.eye(3) + (1.0 - self.saturation) * grey
+        return (
+            self.brightness * self.contrast * matrix,
+            self.brightness * (1.0 - self.contrast) * grey,
+        )
+
+
+def _crop(rows, columns, min_area: float, area_draw, ratio_draw, top_draw, left_draw):
     import tensorflow as tf
 
-    rows, columns = tf.unstack(tf.shape(image)[:2])
     area = min_area + (1.0 - min_area) * area_draw
     # log(w/W : h/H); the bound by the area keeps both sides within the image.
     log_limit = tf.minimum(math.log(MAX_STRETCH), -tf.math.log(area))
@@ -82,7 +153,7 @@ def _random_crop(image, min_area: float, area_draw, ratio_draw, top_draw, left_d
     crop_columns = _crop_side(columns, tf.sqrt(area) * tf.exp(log_ratio / 2.0))
     top = _offset(rows - crop_rows, top_draw)
     left = _offset(columns - crop_columns, left_draw)
-    return image[top : top + crop_rows, left : left + crop_columns]
+    return top, left, crop_rows, crop_columns
 
 
 def _crop_side(side, share):
@@ -95,15 +166,3 @@ def _offset(slack, draw):
     import tensorflow as tf
 
     return tf.minimum(tf.cast(draw * tf.cast(slack + 1, tf.float32), tf.int32), slack)
-
-
-def _jitter_color(image, brightness, contrast, saturation):
-    import tensorflow as tf
-
-    # Brightness scales, contrast pulls towards the mean grey, saturation towards the grey of each pixel. All
-    # three are linear, so one matrix and one offset apply them in this order; cut to 0..255 once, at the end.
-    luma = tf.constant(_LUMA)[:, None]  # (3, 1)
-    mean_grey = brightness * tf.reduce_sum(tf.reduce_mean(image, [0, 1])[:, None] * luma)
-    matrix = saturation * tf.eye(3) + (1.0 - saturation) * tf.tile(luma, [1, 3])
-    image = tf.tensordot(image, brightness * contrast * matrix, 1) + mean_grey * (1.0 - contrast)
-    return tf.clip_by_value(image, 0.0, 255.0)

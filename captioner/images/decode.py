@@ -15,7 +15,7 @@ import numpy as np
 # TIFF and WebP are not among the formats that Pillow registers by itself before it has to search all of them.
 from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
-from captioner.images.jpeg import is_common_jpeg
+from captioner.images.jpeg import read_header
 
 MAX_PIXELS = 100_000_000
 """Largest H*W that is decoded; an image of this size takes about 0.7 GB while it is decoded."""
@@ -148,15 +148,25 @@ def is_plain_jpeg(data: bytes, max_pixels: int = MAX_PIXELS) -> np.bool_:
     It is told by the markers alone. False for a JPEG that ends early, though `decode_image` may take it:
     other decoders refuse it.
     """
-    if not is_common_jpeg(data):
-        return np.False_
+    return plain_jpeg_size(data, max_pixels).all()
+
+
+def plain_jpeg_size(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Height and width of a JPEG for which `is_plain_jpeg`, else two zeros: int32 `(2,)`."""
+    none = np.zeros(2, "int32")
+    if (header := read_header(data)) is None:
+        return none
+    if not header.may_be_turned:  # then Pillow has nothing to add
+        fits = 0 < header.height * header.width <= min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        return np.array([header.height, header.width], "int32") if fits else none
     with _without_pillow_warnings():
         try:
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 _check_size(image, max_pixels)
-                return np.bool_(image.mode in ("L", "RGB") and _orientation(image) not in _UPRIGHT)
+                is_plain = image.mode in ("L", "RGB") and _orientation(image) not in _UPRIGHT
+                return np.array(image.size[::-1], "int32") if is_plain else none
         except Exception:  # decode_image will say what is wrong
-            return np.False_
+            return none
 
 
 def _decode(data: bytes, max_pixels: int) -> np.ndarray:

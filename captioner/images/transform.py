@@ -84,37 +84,75 @@ class ImageTransform:
         import tensorflow as tf
 
         image = as_image(image)
-        height, width = self.image_size
-        rows, columns = tf.unstack(tf.shape(image, out_type=tf.int64)[:2])
-        size = self.crop_from or self.image_size
-        if self.resize == "center_crop":
-            box_rows = tf.clip_by_value(_rounded_ratio(columns * height, width), 1, rows)
-            box_columns = tf.clip_by_value(_rounded_ratio(rows * width, height), 1, columns)
-            top, left = (rows - box_rows) // 2, (columns - box_columns) // 2
-            image = image[top : top + box_rows, left : left + box_columns]
-        elif self.resize == "pad":
-            # The side that fills the result is computed as exactly its length.
-            new_rows = tf.clip_by_value(_rounded_ratio(rows * width, columns), 1, height)
-            new_columns = tf.clip_by_value(_rounded_ratio(columns * height, rows), 1, width)
-            size = tf.cast(tf.stack([new_rows, new_columns]), tf.int32)
-        resized = self._interpolated(image, size)
-        if self.crop_from:
-            top, left = (size[0] - height) // 2, (size[1] - width) // 2
-            resized = resized[top : top + height, left : left + width]
-        return resized
+        rows, columns = tf.unstack(tf.shape(image)[:2])
+        top, left, box_rows, box_columns = self.box(rows, columns)
+        return self.resized_box(image[top : top + box_rows, left : left + box_columns])
 
-    def _interpolated(self, image, size):
+    def resized_box(self, pixels, box=None, ratio=1):
+        """Resizes a box, whose pixels may be those of a smaller decoded image: float32 `(<=h, <=w, 3)`.
+
+        Args:
+            pixels: uint8 or float tensor `(H, W, 3)`. The box, or with a little more around it.
+            box: four int32 tensors `()`. First row, first column, number of rows and of columns of the box, counted
+                from the corner of `pixels` in pixels of the full image; None for all of `pixels`.
+            ratio: int or int32 tensor `()`. How many rows, and columns, of the full image a pixel stands for.
+        """
         import tensorflow as tf
 
+        top, left, box_rows, box_columns = box or (0, 0, *tf.unstack(tf.shape(pixels)[:2]))
+        size = self.resized_size(box_rows, box_columns)
+        rows = _Resampling.of_box(size[0], box_rows, top, ratio)
+        columns = _Resampling.of_box(size[1], box_columns, left, ratio)
         # On the processor also where a GPU is present, so that every machine gives the same pixels.
         with tf.device("CPU"):
             if self.interpolation == "bilinear":
-                return tf.cast(tf.image.resize(image, size, antialias=True), tf.float32)
-            # It overshoots at edges, so Pillow clips after the columns and after the rows, which moves pixels at sharp edges.
-            for step in ((tf.shape(image)[0], size[1]), size):
-                image = tf.image.resize(image, step, "bicubic", antialias=True)
-                image = tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
-            return image
+                resized = columns.of_columns(rows.of_rows(pixels, "triangle"), "triangle")
+            else:  # it overshoots, so Pillow clips after the columns and after the rows, which moves pixels at sharp edges
+                resized = tf.clip_by_value(columns.of_columns(pixels, "keyscubic"), 0.0, 255.0)
+                resized = tf.clip_by_value(rows.of_rows(resized, "keyscubic"), 0.0, 255.0)
+        if self.crop_from:
+            height, width = self.image_size
+            top, left = self.middle
+            resized = resized[top : top + height, left : left + width]
+        return resized
+
+    def box(self, rows, columns):
+        """The part of an image that is resized.
+
+        Args:
+            rows: int32 tensor `()`. H.
+            columns: int32 tensor `()`. W.
+
+        Returns:
+            Four int32 tensors `()`: first row, first column, number of rows, number of columns.
+        """
+        import tensorflow as tf
+
+        if self.resize != "center_crop":
+            return tf.constant(0), tf.constant(0), rows, columns
+        height, width = self.image_size
+        box_rows = tf.clip_by_value(_rounded_ratio(columns, height, width), 1, rows)
+        box_columns = tf.clip_by_value(_rounded_ratio(rows, width, height), 1, columns)
+        return (rows - box_rows) // 2, (columns - box_columns) // 2, box_rows, box_columns
+
+    def resized_size(self, rows, columns):
+        """Rows and columns, two int32 tensors `()`, to which a box of so many rows and columns is resized."""
+        import tensorflow as tf
+
+        height, width = self.crop_from or self.image_size
+        if self.resize != "pad":
+            return tf.constant(height), tf.constant(width)
+        # The side that fills the result is computed as exactly its length.
+        new_rows = tf.clip_by_value(_rounded_ratio(rows, width, columns), 1, height)
+        new_columns = tf.clip_by_value(_rounded_ratio(columns, height, rows), 1, width)
+        return new_rows, new_columns
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """First row and column that are kept of `crop_from`; (0, 0) without it."""
+        if self.crop_from is None:
+            return 0, 0
+        return tuple((a - b) // 2 for a, b in zip(self.crop_from, self.image_size, strict=True))
 
     def padded(self, image):
         """Adds the margins of `pad` to what `resized` gave: float32 `(h, w, 3)`, a fixed shape."""
@@ -142,5 +180,58 @@ def as_image(image):
     return image
 
 
-def _rounded_ratio(numerator, denominator):
-    return (2 * numerator + denominator) // (2 * denominator)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Resampling:
+    """Antialiased resampling of one axis: position `x` goes to `x * scale + shift`.
+
+    TensorFlow's operation is fast over channels and slow over columns, so all that is not the axis becomes channels: to
+    the bit the same pixels as with both axes at once, in a third of the time.
+    """
+
+    new_length: typing.Any
+    """Length of the axis afterwards: int32 tensor `()`."""
+    scale: typing.Any
+    """float32 tensor `()`."""
+    shift: typing.Any
+    """float32 tensor `()`."""
+
+    @classmethod
+    def of_box(cls, new_length, length, first, ratio) -> "_Resampling":
+        """Brings `length` rows or columns of the full image, from the `first`, to `new_length`; `ratio` of them are one."""
+        scale = _quotient(ratio * new_length, length)
+        return cls(new_length=new_length, scale=scale, shift=-scale * _quotient(first, ratio))
+
+    def of_rows(self, image, kernel: str):
+        """`(H, W, 3)` to float32 `(new_length, W, 3)`."""
+        import tensorflow as tf
+
+        rows, columns, channels = tf.unstack(tf.shape(image))
+        resampled = tf.raw_ops.ScaleAndTranslate(
+            images=tf.reshape(image, [1, rows, 1, columns * channels]),
+            size=tf.stack([self.new_length, 1]),
+            scale=tf.stack([self.scale, 1.0]),
+            translation=tf.stack([self.shift, 0.0]),
+            kernel_type=kernel,
+            antialias=True,
+        )
+        return tf.reshape(resampled, [self.new_length, columns, channels])
+
+    def of_columns(self, image, kernel: str):
+        """`(H, W, 3)` to float32 `(H, new_length, 3)`."""
+        import tensorflow as tf
+
+        return tf.transpose(self.of_rows(tf.transpose(image, [1, 0, 2]), kernel), [1, 0, 2])
+
+
+def _quotient(numerator, denominator):
+    import tensorflow as tf
+
+    return tf.cast(numerator, tf.float32) / tf.cast(denominator, tf.float32)
+
+
+def _rounded_ratio(side, numerator, denominator):
+    """`side * numerator / denominator` rounded to int32, computed in 64 bits."""
+    import tensorflow as tf
+
+    side, numerator, denominator = (tf.cast(number, tf.int64) for number in (side, numerator, denominator))
+    return tf.cast((2 * side * numerator + denominator) // (2 * denominator), tf.int32)

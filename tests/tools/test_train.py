@@ -170,3 +170,31 @@ def test_a_call_that_cannot_be_followed_ends_before_anything_is_written(
     assert main([*COMMAND.words, *NEEDED, *words]) == code
     assert says in capsys.readouterr().err
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_flags_of_shards_reach_the_settings():
+    (shards,) = [command for command in COMMANDS if command.words == ("train", "webdataset")]
+    words = [
+        "--shards",
+        "cc3m/{00000..00331}.tar",
+        "coco",
+        "--shard-weights",
+        "3",
+        "1",
+        "--engine",
+        "tf",
+        "--run-dir",
+        "run",
+    ]
+    settings = parse(
+        shards, load(shards)[0], [*words, "--shuffle-buffer", "500", "--validation-csv", "val.json"]
+    )
+    assert settings.shards == ("cc3m/{00000..00331}.tar", "coco") and settings.shard_weights == (3.0, 1.0)
+    assert (settings.engine, settings.shuffle_buffer, settings.max_bad_fraction) == ("tf", 500, 0.1)
+    assert settings.validation_csv == Path("val.json")
+
+
+def test_shards_that_are_not_there_end_in_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "webdataset", "--shards", "gone.tar", "--run-dir", "run"]) == 1
+    assert "'gone.tar' is no shard that could be found" in capsys.readouterr().err

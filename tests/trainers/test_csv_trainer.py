@@ -8,8 +8,9 @@ import pytest
 
 from captioner.model import ImageCaptioner
 from trainers import csv_trainer
+from trainers.caption_sets import normalize_caption
 from trainers.csv_settings import CsvTrainSettings
-from trainers.csv_trainer import normalize_caption, train_csv
+from trainers.csv_trainer import train_csv
 from trainers.feature_cache import FeatureCache
 from trainers.pipeline import ImageFiles
 

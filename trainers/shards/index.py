@@ -202,10 +202,11 @@ _DTYPES = _SAMPLE_ARRAYS | {
 
 def _read(path: str | os.PathLike, take):
     try:
-        with zipfile.ZipFile(path) as file:  # its directory alone: no member is unpacked yet
-            if sum(member.file_size for member in file.infolist()) > MAX_INDEX_BYTES:
+        with open(path, "rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
+            if (
+                sum(member.file_size for member in file.zip.infolist()) > MAX_INDEX_BYTES
+            ):  # no member is unpacked yet
                 raise ValueError(f"it holds more than {MAX_INDEX_BYTES:,} bytes")
-        with np.load(path, allow_pickle=False) as file:
             return take(file)
     except FileNotFoundError:
         raise ShardIndexError(f"there is no index {path}. Make it with `captioner shards index`.") from None

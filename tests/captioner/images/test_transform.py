@@ -120,3 +120,21 @@ def test_crop_from_takes_the_middle_of_a_larger_size():
 def test_impossible_crops_and_interpolations_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ImageTransform(image_size=(2, 3), **settings)
+
+
+@pytest.mark.parametrize("shape", [(37, 53), (20, 20), (5, 9), (1, 1), (300, 7)])
+def test_axis_by_axis_gives_the_bits_of_both_axes_at_once(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype="uint8")
+    expected = tf.image.resize(tf.cast(image, tf.float32)[None], (16, 23), antialias=True)[0]
+    np.testing.assert_array_equal(ImageTransform(image_size=(16, 23))(image), expected)
+
+
+def test_a_box_of_a_smaller_decoded_image_covers_the_same_place():
+    # A ramp over the place: halving by averages keeps it a ramp, and the same box must give the same colours.
+    rows, columns = np.mgrid[0:40, 0:48].astype("float32")
+    image = np.stack([rows, columns, rows + columns], -1)
+    halved = image.reshape(20, 2, 24, 2, 3).mean((1, 3))
+    transform = ImageTransform(image_size=(4, 5))
+    expected = transform.resized(image[11:31, 7:42])
+    boxed = transform.resized_box(halved[5:16, 3:21], (11 - 2 * 5, 7 - 2 * 3, 20, 35), ratio=2)
+    np.testing.assert_allclose(boxed[1:-1, 1:-1], expected[1:-1, 1:-1], atol=0.1)  # edges see beyond the box

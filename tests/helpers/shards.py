@@ -1,0 +1,72 @@
+"""Small indexed shards of given images and captions."""
+
+import io
+import json
+import tarfile
+
+from PIL import Image
+
+from trainers.shards.build_index import build_indexes
+from trainers.shards.index import index_path, read_summary
+from trainers.shards.open_shards import OpenShards
+from trainers.shards.plan import ShardPlan, Source
+from trainers.shards.read_problems import ReadProblems
+from trainers.shards.reader import CaptionTokens, ShardReader
+
+
+class NumberTokenizer:
+    """Gives each word the number that it is."""
+
+    start_token_id, end_token_id, pad_token_id = 1, 2, 0
+
+    def encode_batch(self, texts):
+        return [[int(word) for word in text.split()] for text in texts]
+
+
+def encoded(pixels, kind="JPEG", **options) -> bytes:
+    """A file of an image `(H, W, 3)`."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def write_shard(path, samples, index=True) -> str:
+    """Writes `(key, image file, captions)` as a tar, and its index."""
+    with tarfile.open(path, "w") as tar:
+        for key, data, captions in samples:
+            for name, content in (
+                (f"{key}.jpg", data),
+                (f"{key}.json", json.dumps({"captions": captions}).encode()),
+            ):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    if index:
+        build_indexes([str(path)], num_processes=1, progress=False)
+    return str(path)
+
+
+def open_all(shards, max_indexes=8) -> OpenShards:
+    """The shards, opened."""
+    return OpenShards(shards, [read_summary(index_path(shard)) for shard in shards], max_indexes)
+
+
+def reader_of(
+    shards, captions_per_image=2, max_length=5, tokenizer=None, **changes
+) -> tuple[ShardReader, list]:
+    """A reader of all shards, and the list that its problems are written to."""
+    written = []
+    tokens = CaptionTokens(
+        tokenizer=tokenizer or NumberTokenizer(),
+        captions_per_image=captions_per_image,
+        max_length=max_length,
+        **changes,
+    )
+    return ShardReader(shards=open_all(shards), tokens=tokens, problems=ReadProblems(written.append)), written
+
+
+def plan_of(shards, **changes) -> ShardPlan:
+    """A plan of one source."""
+    counts = tuple(read_summary(index_path(shard)).num_samples for shard in shards)
+    given = {"sources": (Source(num_samples=counts),), "seed": 0, "shuffle_buffer": 8} | changes
+    return ShardPlan(**given)

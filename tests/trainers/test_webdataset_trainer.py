@@ -1,0 +1,250 @@
+"""Whole runs of a tiny captioner from shards, held against runs from a table of the same photos."""
+
+import csv
+import json
+import os
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import assert_same_run, killed_in_epoch, read_metrics
+from shards import encoded, write_shard
+
+from captioner.model import ImageCaptioner
+from captioner.sampling import DecodingSettings
+from trainers import csv_trainer, webdataset_trainer
+from trainers.shards import batches as engine_tf
+from trainers.shards.engines import find_engine
+from trainers.shards.index import ShardIndexError, index_path, read_index
+from trainers.webdataset_settings import WebdatasetTrainSettings
+from trainers.webdataset_trainer import train_webdataset
+
+RANDOMNESS = {
+    "dropout": 0.2,
+    "ema_momentum": 0.9,
+    "horizontal_flip": True,
+    "min_crop_area": 0.5,
+    "color_jitter": 0.2,
+}
+
+
+def samples_of(photos):
+    """Key, file and captions of each photo of the table."""
+    captions = {}
+    with open(photos / "captions.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            captions.setdefault(row["image"], []).append(row["caption"])
+    return [(name[:-4], (photos / name).read_bytes(), texts) for name, texts in captions.items()]
+
+
+@pytest.fixture
+def shards(photos, tmp_path):
+    """The photos in two shards of 7 and 3."""
+    samples = samples_of(photos)
+    return [write_shard(tmp_path / "a.tar", samples[:7]), write_shard(tmp_path / "b.tar", samples[7:])]
+
+
+@pytest.fixture
+def make(settings, shards, tmp_path):
+    """Function `(**changes)` that gives settings of a run of the tiny captioner on the shards."""
+
+    def make(name="run", **changes):
+        given = settings(tmp_path / name).to_dict()
+        known = {
+            field: given[field] for field in WebdatasetTrainSettings.__dataclass_fields__ if field in given
+        }
+        values = known | {
+            "run_dir": tmp_path / name,
+            "shards": tuple(shards),
+            "engine": "tf",
+            "max_bad_fraction": 0.1,
+        }
+        return WebdatasetTrainSettings(**values | changes)
+
+    return make
+
+
+@pytest.fixture
+def prepared(make, monkeypatch):
+    """Function `(**changes)` that gives what the loop would be handed."""
+    handed = []
+    monkeypatch.setattr(
+        webdataset_trainer, "train", lambda settings, run, captioner, data: handed.append((captioner, data))
+    )
+
+    def prepare(**changes):
+        train_webdataset(make(**changes))
+        return handed.pop()
+
+    return prepare
+
+
+def content(dataset):
+    """For each image of an epoch its pixels and its captions: token ids, targets and mask of the real positions."""
+    result = {}
+    for x, y, weight in dataset.as_numpy_iterator():
+        for image, ids, mask, targets, weights in zip(
+            x["images"], x["token_ids"], x["padding_mask"], y, weight, strict=True
+        ):
+            shown = [row for row in range(len(ids)) if weights[row].any()]
+            texts = {
+                (tuple(ids[row][mask[row]]), tuple(targets[row][mask[row]]), tuple(weights[row][mask[row]]))
+                for row in shown
+            }
+            assert image.tobytes() not in result
+            result[image.tobytes()] = texts
+    return result
+
+
+def test_a_run_trains_validates_and_exports(make, shards, photos, tmp_path):
+    best = train_webdataset(make(epochs=2, validation_shards=(shards[1],), learning_rate=3e-3, **RANDOMNESS))
+    lines = read_metrics(tmp_path / "run")
+    assert (
+        [line["epoch"] for line in lines] == [1, 2] and np.isfinite(lines[1]["loss"]) and "val_cider" in best
+    )
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert (report["train"]["num_images"], report["train"]["num_captions"]) == (10, 19)
+    assert report["validation"]["num_images"] == 3
+    with Image.open(tmp_path / "run" / "validation.png") as sheet:
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 500  # photos, not grey tiles
+    captioner = ImageCaptioner.from_preset(str(tmp_path / "run"))
+    settings = DecodingSettings(sampler="greedy", max_length=6)
+    assert captioner.caption([photos / "0.png"], settings)[0][0].log_prob < 0
+
+
+def test_an_epoch_holds_the_images_and_captions_of_the_table_trainer(
+    prepared, settings, monkeypatch, tmp_path
+):
+    handed = []
+    monkeypatch.setattr(csv_trainer, "train", lambda *arguments: handed.append(arguments[3]))
+    csv_trainer.train_csv(settings(tmp_path / "table", captions_per_image=3, max_length=9))
+    _, data = prepared(captions_per_image=3, max_length=9)
+    from_table, from_shards = content(handed[0].training(0)), content(data.training(0))
+    assert len(from_shards) == 10 and from_shards == from_table
+    assert (data.num_images, data.steps_per_epoch) == (handed[0].num_images, handed[0].steps_per_epoch)
+
+
+def test_validation_from_shards_and_from_a_table_measure_the_same(make, shards, photos, tmp_path):
+    given = {"epochs": 1, "num_validation_captions": 0, "learning_rate": 1e-3}
+    by_shards = train_webdataset(make("by_shards", validation_shards=tuple(shards), **given))
+    by_table = train_webdataset(make("by_table", validation_csv=photos / "captions.csv", **given))
+    for name in ("val_loss", "val_token_accuracy", "val_cider", "val_bleu_4"):
+        assert by_shards[name] == pytest.approx(by_table[name], rel=1e-5), name
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make, shards, tmp_path):
+    given = {
+        "epochs": 3,
+        "validation_shards": (shards[1],),
+        "learning_rate": 3e-3,
+        "shuffle_buffer": 4,
+        **RANDOMNESS,
+    }
+    train_webdataset(make("whole", **given))
+    with killed_in_epoch(3):
+        train_webdataset(make("run", **given))
+    assert len(read_metrics(tmp_path / "run")) == 2
+    train_webdataset(make("run", **given, resume=True))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_captions_that_it_draws_itself_are_learned_from_shards_too(make, tmp_path):
+    best = train_webdataset(make(objective="self_critical", num_samples=2, epochs=1, learning_rate=1e-4))
+    assert np.isfinite(best["loss"]) and "reward" in best
+
+
+def test_an_architecture_learns_its_vocabulary_from_the_shards(prepared):
+    captioner, _ = prepared(
+        preset=None, image_encoder="resnet50", image_encoder_weights="none", image_size_px=64, hidden_dim=16, num_heads=2,
+        num_layers=1, num_image_layers=0, train_tokenizer=270,
+    )  # fmt: skip
+    assert 262 < captioner.preprocessor.tokenizer.vocabulary_size() <= 270
+
+
+def test_weighted_sources_are_mixed_and_the_first_one_decides_the_epoch(prepared, tmp_path):
+    _, data = prepared(shard_weights=(7.0, 14.0), batch_size=4)
+    assert (data.num_images, data.steps_per_epoch) == (7 + 14, 6)
+    assert len(list(data.training(0).take(6).as_numpy_iterator())) == 6
+    _, plain = prepared(batch_size=4, run_dir=tmp_path / "plain")
+    assert plain.num_images == 10 and plain.fingerprint != data.fingerprint
+
+
+def test_a_shard_that_breaks_while_training_stops_nothing_and_is_named(make, shards, tmp_path, monkeypatch):
+    build = webdataset_trainer.build_captioner
+
+    def break_and_build(*arguments):
+        os.truncate(shards[0], int(read_index(index_path(shards[0])).image_offset[3]) + 5)
+        return build(*arguments)
+
+    monkeypatch.setattr(webdataset_trainer, "build_captioner", break_and_build)
+    assert np.isfinite(
+        train_webdataset(make(epochs=2, batch_size=1))["loss"]
+    )  # batches of nothing good among them
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    named = {problem["item"]: problem["reason"] for problem in report["while training"]["problems"]}
+    assert named == {f"a.tar/{key}": "truncated shard" for key in (3, 4, 5, 6)}
+    assert report["while training"]["counts"] == {"truncated shard": 4}
+
+
+def test_shards_without_an_index_are_indexed_and_bad_samples_named(prepared, photos, tmp_path):
+    samples = [*samples_of(photos), ("bad", b"no image", ["a dog"])]
+    shard = write_shard(tmp_path / "new.tar", samples, index=False)
+    _, data = prepared(shards=(shard,))
+    assert data.num_images == 10
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())["train"]
+    assert [problem["item"] for problem in report["problems"]] == ["new.tar/bad"]
+    with pytest.raises(ValueError, match=r"That is too much: the limit is max_bad_fraction=1\.00%"):
+        prepared(shards=(shard,), max_bad_fraction=0.01)
+
+
+def test_an_index_of_another_content_says_how_to_make_it_anew_and_a_copy_does_not(prepared, shards):
+    os.utime(shards[0], ns=(1, 1))
+    assert prepared()[1].num_images == 10
+    with open(shards[0], "ab") as file:
+        file.write(b"\0" * 512)
+    with pytest.raises(
+        ShardIndexError, match=r"its size changed.*Make it anew with `captioner shards index`"
+    ):
+        prepared()
+
+
+def test_resuming_with_other_shards_is_refused(make, shards, tmp_path):
+    train_webdataset(make(epochs=1))
+    write_shard(shards[1], [("x", encoded(np.zeros((12, 14, 3), "uint8")), ["a dog"])])
+    with pytest.raises(ValueError, match="`resume` needs the images and captions that the run began with"):
+        train_webdataset(make(epochs=1, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shards": ()}, "`shards` must name at least one shard"),
+        ({"shards": ("https://example.org/0.tar",)}, "`shards` must be files"),
+        ({"shard_weights": (1.0,)}, "`shard_weights` must hold one number for each word"),
+        ({"shard_weights": (1.0, 0.0)}, "`shard_weights` must be above 0"),
+        ({"shuffle_buffer": 0}, "`shuffle_buffer` must be at least 1"),
+        ({"validation_shards": ("a",), "validation_csv": "b"}, "exclude each other"),
+        ({"horizontal_flip": True, "min_crop_area": 0.0}, "`min_crop_area` must be above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(prepared, changes, message):
+    with pytest.raises(ValueError, match=message):
+        prepared(**changes)
+
+
+def test_a_shard_in_two_sources_is_refused(prepared, shards):
+    with pytest.raises(ValueError, match="a shard is in two of them"):
+        prepared(shards=(shards[0], shards[0]), shard_weights=(1.0, 1.0))
+
+
+def test_auto_takes_dali_where_it_can_be_used(monkeypatch):
+    dali = types.ModuleType("trainers.shards.dali_decode")
+    dali.is_available, dali.decode_batches = (lambda: True), (lambda: None)
+    monkeypatch.setitem(sys.modules, "trainers.shards.dali_decode", dali)
+    monkeypatch.setattr("trainers.shards.dali_decode", dali, raising=False)
+    assert find_engine("auto") == ("dali", dali.decode_batches) == find_engine("dali")
+    assert find_engine("tf") == ("tf", engine_tf.decode_batches)
+    dali.is_available = lambda: False
+    assert find_engine("auto") == ("tf", engine_tf.decode_batches)

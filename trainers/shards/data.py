@@ -1,0 +1,195 @@
+"""The shards of a run: found, indexed where they are not, and what their indexes say.
+
+Axes: N samples of all shards.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from captioner.images import decode_image
+from trainers.caption_sets import normalized_captions
+from trainers.data_report import DataReport
+from trainers.records import Problem
+from trainers.shards.build_index import build_indexes
+from trainers.shards.identity import changed_since
+from trainers.shards.index import IndexSummary, ShardIndexError, index_path, read_index, read_summary
+from trainers.shards.open_shards import OpenShards
+from trainers.shards.paths import find_shards
+from trainers.shards.plan import PlannedSamples, Source
+
+log = logging.getLogger("captioner")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardData:
+    """Shards of one or more sources, with what their indexes say of them."""
+
+    sources: tuple[tuple[str, ...], ...]
+    """The shards of each source."""
+    weights: tuple[float, ...]
+    """The share of each source."""
+    summaries: tuple[IndexSummary, ...]
+    """What is said of each shard, source after source."""
+    unreadable: tuple[Problem, ...] = ()
+    """Shards that cannot be read; they are left out."""
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """All shards, source after source."""
+        return tuple(shard for source in self.sources for shard in source)
+
+    @functools.cached_property
+    def plan_sources(self) -> tuple[Source, ...]:
+        """The sources of a `ShardPlan`."""
+        counts = iter(self.summaries)
+        return tuple(
+            Source(num_samples=tuple(next(counts).num_samples for _ in source), weight=weight)
+            for source, weight in zip(self.sources, self.weights, strict=True)
+        )
+
+    def opened(self, shuffle_buffer: int) -> OpenShards:
+        """The shards for reading, with as many indexes in memory as samples are shuffled from."""
+        max_indexes = 0
+        for source in self.plan_sources:
+            counts = np.sort([count for count in source.num_samples if count])
+            # As many of the smallest shards as a block may reach over, and one more at each end.
+            max_indexes += int(np.searchsorted(np.cumsum(counts), shuffle_buffer)) + 3
+        return OpenShards(self.shards, self.summaries, max_indexes)
+
+    def captions(self, lowercase: bool) -> Iterator[tuple[str, ...]]:
+        """The captions of each sample as they are trained, shard by shard."""
+        for shard in self.shards:
+            index = read_index(index_path(shard))
+            for row in range(index.num_samples):
+                yield normalized_captions(index.captions(row), lowercase)
+
+    def in_order(self) -> PlannedSamples:
+        """Each sample once, in the order of the shards."""
+        counts = [summary.num_samples for summary in self.summaries]
+        return PlannedSamples(
+            shard=np.repeat(np.arange(len(counts), dtype="int32"), counts),
+            row=np.concatenate([np.arange(count) for count in counts]),
+            image_seed=np.zeros((sum(counts), 2), "int32"),
+        )
+
+    def fingerprint(self) -> str:
+        """Changes with the samples, and not with the folder of the shards."""
+        content = [
+            [
+                os.path.basename(shard),
+                summary.num_samples,
+                summary.num_captions,
+                summary.head_sha256,
+                summary.shard_bytes,
+            ]
+            for shard, summary in zip(self.shards, self.summaries, strict=True)
+        ]
+        sizes = [len(source) for source in self.sources]
+        return hashlib.sha256(json.dumps([content, sizes, self.weights]).encode()).hexdigest()[:32]
+
+    def report(self) -> DataReport:
+        """What the shards came down to."""
+        rejected = [problem for summary in self.summaries for problem in summary.problems]
+        num_captions = sum(summary.num_captions for summary in self.summaries)
+        return DataReport(
+            source=_in_words(self.shards),
+            columns=None,
+            num_rows=num_captions + sum(p.num_captions for p in (*rejected, *self.unreadable)),
+            num_images=sum(summary.num_samples for summary in self.summaries),
+            num_captions=num_captions,
+            problems=(*self.unreadable, *rejected),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardImage:
+    """An image in a shard: prints as its name, and becomes an array where its pixels are asked for."""
+
+    shards: OpenShards
+    """Where it is."""
+    shard: int
+    """Position of its shard."""
+    row: int
+    """Position in the shard's index."""
+
+    def __str__(self) -> str:
+        return self.shards.key(self.shard, self.row)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(decode_image(self.shards.encoded(self.shard, self.row)), dtype)
+
+
+def find_data(words: Sequence[str], weights: Sequence[float] = (), progress: bool = True) -> ShardData:
+    """Finds shards and reads what their indexes say; makes the indexes that are missing.
+
+    Args:
+        words: as for `find_shards`.
+        weights: one number for each word, which then is a source of its own. By default all are one source.
+        progress: bool. Whether to show a progress bar while indexing.
+
+    Raises:
+        FileNotFoundError: If a word means no shard.
+        ValueError: If an index is damaged or of another content than its shard, a shard is in two sources, or a
+            source has no good sample.
+    """
+    sources = [find_shards([word]) for word in words] if weights else [find_shards(words)]
+    shards = [shard for source in sources for shard in source]
+    if remote := [shard for shard in shards if "://" in shard]:
+        raise ValueError(f"`shards` must be files; received {remote[0]!r}. Fetch them first.")
+    if len(set(map(os.path.abspath, shards))) < len(shards):
+        raise ValueError("`shards` of several sources must differ; a shard is in two of them.")
+    unreadable = _index_missing(shards, progress)
+    sources = [tuple(shard for shard in source if shard not in unreadable) for source in sources]
+    with ThreadPoolExecutor(8) as threads:
+        summaries = tuple(threads.map(_current_summary, [shard for source in sources for shard in source]))
+    data = ShardData(
+        sources=tuple(sources),
+        weights=tuple(weights) or (1.0,),
+        summaries=summaries,
+        unreadable=tuple(unreadable.values()),
+    )
+    for word, source in zip(words, data.plan_sources, strict=False):
+        if not sum(source.num_samples):
+            raise ValueError(f"`shards` {word!r} hold no good sample. `captioner shards check` says why.")
+    return data
+
+
+def _index_missing(shards: Sequence[str], progress: bool) -> dict[str, Problem]:
+    """Indexes what has no index; gives the shards that cannot be read."""
+    missing = [shard for shard in shards if not index_path(shard).exists()]
+    if not missing:
+        return {}
+    log.info(
+        "Indexing %s of %s shards, once; each sample is checked.", f"{len(missing):,}", f"{len(shards):,}"
+    )
+    report = build_indexes(missing, progress=progress)
+    return {status.shard: status.problem for status in report.statuses if status.problem is not None}
+
+
+def _current_summary(shard: str) -> IndexSummary:
+    """What an index says of its shard as it is now."""
+    summary = read_summary(index_path(shard))
+    status = os.stat(shard)
+    if (status.st_size, status.st_mtime_ns) == (summary.shard_bytes, summary.shard_mtime_ns):
+        return summary
+    # A copy has another time, and its samples are checked when they are read.
+    if status.st_size != summary.shard_bytes or "first" in changed_since(shard, summary):
+        raise ShardIndexError(
+            f"the index of {shard} is not of its present content: {changed_since(shard, summary)}. Make it anew with "
+            "`captioner shards index`."
+        )
+    return summary
+
+
+def _in_words(shards: Sequence[str]) -> str:
+    if len(shards) == 1:
+        return shards[0]
+    return f"{len(shards):,} shards from {shards[0]} to {shards[-1]}"

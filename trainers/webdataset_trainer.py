@@ -1,0 +1,165 @@
+"""Trains a captioner from tar shards of images and captions."""
+
+import dataclasses
+import logging
+
+from captioner.model import ImageCaptioner
+from trainers.build import build_captioner
+from trainers.caption_sets import tokenize_captions
+from trainers.data_report import check_data, require_good_data, write_data_report
+from trainers.loop import NO_VALIDATION, TrainingData, train
+from trainers.pipeline import ImageFiles, validation_dataset
+from trainers.records import CaptionedImage, Problem
+from trainers.run_folder import RunFolder
+from trainers.shards.batches import training_batches, validation_batches
+from trainers.shards.data import ShardData, ShardImage, find_data
+from trainers.shards.engines import find_engine
+from trainers.shards.plan import ShardPlan
+from trainers.shards.read_problems import ReadProblems
+from trainers.shards.reader import CaptionTokens, ShardReader
+from trainers.validation_tables import normalized_images, read_validation_table
+from trainers.webdataset_settings import WebdatasetTrainSettings
+
+log = logging.getLogger("captioner")
+
+_WHILE_TRAINING = "while training"
+
+
+def train_webdataset(settings: WebdatasetTrainSettings) -> dict:
+    """Runs a training from shards, start to end.
+
+    Args:
+        settings: WebdatasetTrainSettings.
+
+    Returns:
+        The metrics of the best epoch; `run_dir` holds everything else.
+
+    Raises:
+        ValueError: If settings, shards or tables are not usable.
+        OSError: If a file or folder cannot be read or written.
+    """
+    run = RunFolder(settings.run_dir)
+    with run.opened(settings.to_dict(), settings.resume):
+        inputs = _read_inputs(settings, run)
+        captioner = build_captioner(
+            settings, (text for texts in inputs.training.captions(settings.lowercase) for text in texts)
+        )
+        try:
+            return train(settings, run, captioner, _training_data(settings, captioner, inputs))
+        finally:
+            inputs.problems.close()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What a run trains and validates on."""
+
+    training: ShardData
+    """The shards to train on."""
+    problems: ReadProblems
+    """Samples that become unusable later."""
+    validation_shards: ShardData | None = None
+    """The shards to validate on."""
+    validation_images: list[CaptionedImage] | None = None
+    """Or the images of a table."""
+
+
+def _read_inputs(settings: WebdatasetTrainSettings, run: RunFolder) -> _Inputs:
+    training = find_data(settings.shards, settings.shard_weights)
+    reports = {"train": training.report()}
+    inputs = {}
+    if settings.validation_shards:
+        inputs["validation_shards"] = find_data(settings.validation_shards)
+        reports["validation"] = inputs["validation_shards"].report()
+    elif settings.validation_csv is not None:
+        images, reports["validation"] = check_data(
+            read_validation_table(settings), cache_dir=settings.cache_dir
+        )
+        inputs["validation_images"] = normalized_images(images, settings.lowercase)
+    write_data_report(run.data_report, reports)
+    for report in reports.values():
+        log.info(report.summary())
+        require_good_data(report, settings.max_bad_fraction, run.data_report)
+
+    def write(problems: tuple[Problem, ...]) -> None:
+        later = dataclasses.replace(reports["train"], problems=problems)
+        write_data_report(run.data_report, {**reports, _WHILE_TRAINING: later})
+
+    return _Inputs(training=training, problems=ReadProblems(write), **inputs)
+
+
+def _training_data(
+    settings: WebdatasetTrainSettings, captioner: ImageCaptioner, inputs: _Inputs
+) -> TrainingData:
+    engine, decode = find_engine(settings.engine)
+    log.info("Images are decoded by %s.", {"tf": "TensorFlow", "dali": "DALI"}[engine])
+    data = inputs.training
+    plan = ShardPlan(sources=data.plan_sources, seed=settings.seed, shuffle_buffer=settings.shuffle_buffer)
+    tokens = CaptionTokens(
+        tokenizer=captioner.preprocessor.tokenizer,
+        captions_per_image=settings.captions_per_image,
+        max_length=settings.max_length,
+        lowercase=settings.lowercase,
+        flip_captions_with_sides=settings.flip_captions_with_sides,
+    )
+    reader = ShardReader(shards=data.opened(settings.shuffle_buffer), tokens=tokens, problems=inputs.problems)
+
+    def batches(first_epoch: int, first_step: int = 0):
+        return training_batches(
+            plan,
+            reader,
+            decode,
+            batch_size=settings.batch_size,
+            transform=captioner.preprocessor.image_transform,
+            augmentation=settings.augmentation,
+            num_epochs=settings.epochs,
+            first_epoch=first_epoch,
+            first_step=first_step,
+        )
+
+    # How many captions a sample has is known once it is read; the number is for the speed that is shown.
+    captions_each = min(settings.captions_per_image, data.report().num_captions / data.report().num_images)
+    return TrainingData(
+        training=batches,
+        num_images=plan.num_places,
+        num_captions=round(captions_each * plan.num_places),
+        fingerprint=data.fingerprint(),
+        find_problems=lambda: list(inputs.problems),
+        steps_per_epoch=plan.num_steps(settings.batch_size),
+        training_references=data.captions(settings.lowercase),
+        **_validation(settings, captioner, inputs, tokens),
+    )
+
+
+def _validation(
+    settings: WebdatasetTrainSettings, captioner: ImageCaptioner, inputs: _Inputs, tokens: CaptionTokens
+) -> dict:
+    """The fields of `TrainingData` that are about validation."""
+    transform = captioner.preprocessor.image_transform
+    if inputs.validation_shards is not None:
+        data = inputs.validation_shards
+        references = tuple(data.captions(settings.lowercase))
+        shards, order = data.opened(1), data.in_order()
+        tokens = dataclasses.replace(tokens, captions_per_image=max(map(len, references)))
+        reader = ShardReader(shards=shards, tokens=tokens, problems=inputs.problems)
+        return {
+            "validation": validation_batches(
+                reader, order, batch_size=settings.batch_size, transform=transform
+            ),
+            "validation_paths": [
+                ShardImage(shards, *place)
+                for place in zip(order.shard.tolist(), order.row.tolist(), strict=True)
+            ],
+            "validation_references": references,
+        }
+    images = inputs.validation_images
+    if images is None:
+        log.warning("%s Give --validation-csv or --validation-shards.", NO_VALIDATION)
+        return {}
+    captions = tokenize_captions(images, tokens.tokenizer, max_length=settings.max_length)
+    source = ImageFiles(paths=captions.paths, transform=transform)
+    return {
+        "validation": validation_dataset(captions, source, batch_size=settings.batch_size),
+        "validation_paths": tuple(str(image.path) for image in images),
+        "validation_references": tuple(image.captions for image in images),
+    }
