@@ -201,9 +201,11 @@ def test_ctrl_c_stops_all_processes_without_a_word_from_them(tmp_path):
     data = tar(
         [entry for key in range(10) for entry in entries((f"{key}.png", image), (f"{key}.txt", CAPTION))]
     )
-    shards = [tmp_path / f"{number:05d}.tar" for number in range(40)]
-    for shard in shards:
-        shard.write_bytes(data)
+    # So many that a busy machine cannot finish them before the signal comes.
+    shards = [tmp_path / f"{number:05d}.tar" for number in range(600)]
+    shards[0].write_bytes(data)
+    for shard in shards[1:]:
+        os.link(shards[0], shard)
     command = ["-m", "tools.main", "shards", "index", str(tmp_path), "--num-processes", "2"]
     process = subprocess.Popen(
         [sys.executable, *command], stderr=subprocess.PIPE, text=True, start_new_session=True
