@@ -42,9 +42,17 @@ class TrainWebdatasetCommand(WebdatasetTrainSettings):
 def train_csv(command: TrainCsvCommand) -> int:
     """Runs a training from a table."""
     import_tensorflow()
+    from trainers.cross_validation import cross_validate
     from trainers.csv_trainer import train_csv
 
-    return _run(train_csv, command)
+    if not command.folds or command.fold:
+        return _run(train_csv, command)
+    with log_on_terminal():
+        summary = cross_validate(command, train_csv)
+    for name, metric in summary.items():
+        print(f"{name} {metric['mean']:.4g} +- {metric['standard_deviation']:.2g}")
+    print(f"Runs: {command.run_dir}, one for each of {command.folds} folds")
+    return 0
 
 
 def train_webdataset(command: TrainWebdatasetCommand) -> int:

@@ -18,6 +18,11 @@ class CsvTrainSettings(TrainSettings):
     """Split of the table to train on, "all" for every row; by default train, where the table tells splits apart."""
     validation_split: float = 0.0
     """Share of the training images set aside for validation, when there is no --validation-csv."""
+    folds: int = 0
+    """Cross-validation: cuts the images into so many parts and trains once for each, which validates while the others
+    train; gives mean and spread of each metric."""
+    fold: int = 0
+    """With --folds: trains for this part alone, from 1; 0 for all."""
     cache_features: bool = False
     """Computes the feature maps of the frozen image encoder once and trains from them: minutes instead of
     hours."""
@@ -39,7 +44,20 @@ class CsvTrainSettings(TrainSettings):
                 "`cache_features` needs an image encoder that is frozen, at least `frozen_until` some layer; received "
                 "train_parts with image_encoder and frozen_until=None."
             )
+        self._check_folds()
         self._check_views()
+
+    def _check_folds(self) -> None:
+        if self.folds == 1 or self.folds < 0:
+            raise ValueError(f"`folds` must be at least 2, or 0 for none; received folds={self.folds}.")
+        if not 0 <= self.fold <= self.folds:
+            raise ValueError(
+                f"`fold` must be from 1 to `folds`={self.folds}, or 0 for all; received {self.fold}."
+            )
+        if self.folds and (self.validation_csv is not None or self.validation_split):
+            raise ValueError(
+                "`folds` sets validation images aside itself: leave validation_csv and validation_split out."
+            )
 
     def _check_views(self) -> None:
         augmentation = self.augmentation  # refuses what is out of range

@@ -16,7 +16,7 @@ from trainers.encode_images import weights_fingerprint
 from trainers.feature_cache import cache_features
 from trainers.loop import NO_VALIDATION, TrainingData, train
 from trainers.pipeline import ImageFiles, ImageSource, num_steps, training_dataset, validation_dataset
-from trainers.records import CaptionedImage, split_by_image
+from trainers.records import CaptionedImage, split_by_fold, split_by_image
 from trainers.run_folder import RunFolder
 from trainers.validation_tables import choose_split, normalized_images, read_validation_table
 
@@ -36,6 +36,8 @@ def train_csv(settings: CsvTrainSettings) -> dict:
         ValueError: If settings, tables or images are not usable.
         OSError: If a file or folder cannot be read or written.
     """
+    if settings.folds and not settings.fold:
+        raise ValueError("`folds` without a `fold` is for `cross_validate`, which trains once for each.")
     run = RunFolder(settings.run_dir)
     with run.opened(settings.to_dict(), settings.resume):
         training, validation = _read_data(settings, run)
@@ -52,7 +54,9 @@ def _read_data(
     tables = {"train": read_captions(settings.csv, settings.images, split=split, **columns)}
     if settings.validation_csv is not None:
         tables["validation"] = read_validation_table(settings, settings.images)
-    elif not settings.validation_split and split == "train" and choose_split(splits, "val"):
+    elif (
+        not (settings.validation_split or settings.folds) and split == "train" and choose_split(splits, "val")
+    ):
         tables["validation"] = read_captions(settings.csv, settings.images, split="val", **columns)
     checked = {name: check_data(records, cache_dir=settings.cache_dir) for name, records in tables.items()}
     write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
@@ -60,6 +64,8 @@ def _read_data(
         log.info(report.summary())
         require_good_data(report, settings.max_bad_fraction, run.data_report)
     images = {name: normalized_images(images, settings.lowercase) for name, (images, _) in checked.items()}
+    if settings.folds:
+        return split_by_fold(images["train"], settings.folds, settings.fold, settings.seed)
     if settings.validation_split:
         return split_by_image(images["train"], settings.validation_split, settings.seed)
     return images["train"], images.get("validation", [])

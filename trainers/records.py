@@ -94,6 +94,32 @@ def caption_problem(name: str, caption: str) -> Problem | None:
     return None
 
 
+def split_by_fold(
+    images: Sequence[CaptionedImage], folds: int, fold: int, seed: int
+) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
+    """The images of all folds but one, and those of that one, each with all of their captions.
+
+    Args:
+        images: the images. The same images in the same order give the same folds.
+        folds: int. Number of parts, equal in size but for one image.
+        fold: int. The part set aside, from 1.
+        seed: int. Another seed gives other parts.
+
+    Returns:
+        The training images and the validation images, both in the order given.
+
+    Raises:
+        ValueError: If there are fewer images than folds.
+    """
+    if len(images) < folds:
+        raise ValueError(
+            f"`folds` must not exceed the number of images; received folds={folds}, {len(images)} images."
+        )
+    chosen = set(np.random.default_rng(seed).permutation(len(images))[fold - 1 :: folds].tolist())
+    training = [image for index, image in enumerate(images) if index not in chosen]
+    return training, [images[index] for index in sorted(chosen)]
+
+
 def split_by_image(
     images: Sequence[CaptionedImage], fraction: float, seed: int
 ) -> tuple[list[CaptionedImage], list[CaptionedImage]]:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainers.records import CaptionedImage, split_by_image
+from trainers.records import CaptionedImage, split_by_fold, split_by_image
 
 IMAGES = [CaptionedImage(Path(f"{index}.jpg"), ("a", "b")) for index in range(11)]
 
@@ -29,3 +31,18 @@ def test_an_impossible_split_is_refused():
         split_by_image(IMAGES, 1.0, seed=0)
     with pytest.raises(ValueError, match="at least 2 images"):
         split_by_image(IMAGES[:1], 0.5, seed=0)
+
+
+@given(num_images=st.integers(2, 40), folds=st.integers(2, 10), seed=st.integers(0, 5))
+def test_each_image_is_set_aside_in_exactly_one_fold(num_images, folds, seed):
+    images = [CaptionedImage(Path(f"{i}.jpg"), ("a",)) for i in range(num_images)]
+    if num_images < folds:
+        with pytest.raises(ValueError, match="must not exceed the number of images"):
+            split_by_fold(images, folds, 1, seed)
+        return
+    parts = [split_by_fold(images, folds, fold, seed) for fold in range(1, folds + 1)]
+    assert sorted((image for _, aside in parts for image in aside), key=images.index) == images
+    sizes = [len(aside) for _, aside in parts]
+    assert max(sizes) - min(sizes) <= 1
+    for training, aside in parts:
+        assert sorted(training + aside, key=images.index) == images
