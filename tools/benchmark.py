@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from captioner.files import atomic_path
+from captioner.resources import DEFAULT_PRESET
 from tools.benchmarks.machine import hardware, num_cores
-from tools.benchmarks.measure import Case, measure_case
+from tools.benchmarks.measure import Case, measure_case, measure_photos
+from tools.benchmarks.photos import photos_in
 from tools.benchmarks.report import markdown
 from tools.errors import UsageError
 from tools.messages import say
@@ -37,6 +39,8 @@ MODELS = {
     },
 }  # fmt: skip
 """Shapes: ours, and the peer's image encoder."""
+PHOTOS_BATCH_SIZE = 16
+"""As `captioner caption` takes them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,7 @@ class BenchmarkDecodeCommand:
     Examples:
         captioner benchmark decode --quick
         captioner benchmark decode --output decode.md --peer-python /path/to/python
+        captioner benchmark decode --photos photos/
     """
 
     output: str | None = None
@@ -66,8 +71,12 @@ class BenchmarkDecodeCommand:
     """Threads of ours and of the peer; those that this process may run on if not given."""
     peer_python: str | None = None
     """Interpreter with torch and transformers; this one, if it has them and none is given."""
+    photos: str | None = None
+    """A folder of photos: also times captioning it with the bundled preset, and the first captions."""
+    num_photos: int = 1000
+    """Photos of the folder that are used, at most."""
     quick: bool = False
-    """One image, few tokens, two measurements: a look, not a result."""
+    """One image, few tokens, few photos, two measurements: a look, not a result."""
 
     def __post_init__(self) -> None:
         for name in ("batch_sizes", "num_beams"):
@@ -75,7 +84,7 @@ class BenchmarkDecodeCommand:
                 raise ValueError(
                     f"`{name}` must be numbers of at least 1; received {name}={getattr(self, name)}."
                 )
-        for name in ("num_tokens", "repetitions"):
+        for name in ("num_tokens", "repetitions", "num_photos"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; received {name}={getattr(self, name)}.")
         if not self.dtypes:
@@ -87,7 +96,12 @@ def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
     if command.output is not None and Path(command.output).suffix != ".md":
         raise UsageError(f"--output must end in .md; received {command.output!r}.")
     if command.quick:
-        command = dataclasses.replace(command, batch_sizes=(1,), num_tokens=4, repetitions=2)
+        num_photos = min(command.num_photos, 32)
+        command = dataclasses.replace(
+            command, batch_sizes=(1,), num_tokens=4, repetitions=2, num_photos=num_photos
+        )
+    if command.photos is not None:
+        photos_in(command.photos, command.num_photos)  # an empty folder is an error now, not in an hour
     report = run(command)
     text = markdown(report)
     sys.stdout.write(text)
@@ -126,6 +140,21 @@ def run(command: BenchmarkDecodeCommand) -> dict:
     growth = rows(
         _growth_cases(command, shape), dtypes=command.dtypes[:1], peer_python=None, with_floor=False
     )
+    photos = None
+    if command.photos is not None:
+        _say(f"captioning the photos of {command.photos}")
+        photos = measure_photos(
+            {
+                "photos": str(Path(command.photos).absolute()),  # workers run in another folder
+                "num_photos": command.num_photos,
+                "preset": DEFAULT_PRESET,
+                "batch_size": PHOTOS_BATCH_SIZE,
+                "num_threads": num_threads,
+            },
+            dtypes=command.dtypes,
+            repetitions=command.repetitions,
+            versions=versions,
+        )
     return {
         "command": shlex.join(["captioner", *sys.argv[1:]]),
         "hardware": hardware(),
@@ -138,6 +167,7 @@ def run(command: BenchmarkDecodeCommand) -> dict:
         "shape": shape["model"],
         "table": table,
         "growth": growth,
+        "photos": photos,
     }
 
 

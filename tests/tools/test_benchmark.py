@@ -73,6 +73,20 @@ def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
     assert "| 1 | 5 | float32 | 0.33 | 0.50 | 67% | 7 | - | - | - |" in capsys.readouterr().out
 
 
+def test_a_folder_of_photos_is_measured_when_it_is_given(monkeypatch, tmp_path, capsys):
+    photos = {"batch_size": 16, "preset": "bundled", "folder": {}, "first_captions": {}}
+    photos["idle_rows"] = {"idle_share": 0.5, "num_photos": 4}
+    asked = []
+    monkeypatch.setattr(measure, "Worker", FakeWorker)
+    monkeypatch.setattr(benchmark, "measure_photos", lambda common, **others: asked.append(common) or photos)
+    with pytest.raises(UsageError, match="holds no file"):
+        benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True, photos=str(tmp_path)))
+    (tmp_path / "photo.jpg").touch()
+    benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True, photos=str(tmp_path)))
+    assert "the bundled preset, bundled, in batches of 16" in capsys.readouterr().out
+    assert [(common["photos"], common["num_photos"]) for common in asked] == [(str(tmp_path), 32)]
+
+
 def test_captions_of_another_length_are_refused(monkeypatch):
     monkeypatch.setattr(measure, "Worker", FakeWorker)
     monkeypatch.setattr(FakeWorker, "num_tokens", 3)
@@ -126,7 +140,8 @@ def test_the_floor_has_all_the_weights_of_the_decoder_but_those_of_the_images():
 def test_impossible_sizes_and_files_are_refused():
     with pytest.raises(ValueError, match=r"`batch_sizes` must be .* received batch_sizes=\(4, 0\)"):
         BenchmarkDecodeCommand(batch_sizes=(4, 0))
-    with pytest.raises(ValueError, match="`repetitions` must be at least 1"):
-        BenchmarkDecodeCommand(repetitions=0)
+    for name in ("repetitions", "num_photos"):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least 1"):
+            BenchmarkDecodeCommand(**{name: 0})
     with pytest.raises(UsageError, match=r"must end in \.md"):
         benchmark_decode(BenchmarkDecodeCommand(output="decode.txt"))

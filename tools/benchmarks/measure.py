@@ -1,4 +1,4 @@
-"""One configuration of the decoding benchmark: ours, the peer and the floor, measured in turns."""
+"""What the decoding benchmark measures in turns: ours, the peer and the floor in one configuration; a folder of photos."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,9 @@ import sys
 
 from tools.benchmarks.worker import Worker
 
-OURS, PEER = "tools.benchmarks.ours", "tools.benchmarks.peer"
+OURS, PEER, PHOTOS = "tools.benchmarks.ours", "tools.benchmarks.peer", "tools.benchmarks.photos"
+NUM_IDLE_PHOTOS = 256
+"""Photos whose steps are counted, one at a time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,8 +95,56 @@ def measure_case(
     }
 
 
-def _medians(measured: list[dict]) -> dict:
-    return {key: statistics.median(answer[key] for answer in measured) for key in measured[0]}
+def measure_photos(
+    common: dict, *, dtypes: tuple[str, ...], repetitions: int, versions: dict[str, str]
+) -> dict:
+    """Measures what captioning a folder of photos costs; see `tools.benchmarks.photos`.
+
+    Args:
+        common: `photos`, a folder; `num_photos` at most; `preset`; `batch_size`; `num_threads`.
+        dtypes: of the preset's decoder; one that is slow here is left out.
+        repetitions: measurements of each, in turns; the first captions in new processes.
+        versions: takes the versions of the libraries.
+
+    Returns:
+        `folder` and `first_captions` of each dtype, medians, and `idle_rows`.
+    """
+
+    def worker(part: str, dtype: str, **changes) -> Worker:
+        return Worker(sys.executable, PHOTOS, common | {"part": part, "dtype": dtype} | changes)
+
+    folder, first_captions = {}, {}
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for dtype in dtypes:
+            worker_of_dtype = stack.enter_context(worker("folder", dtype))
+            versions.update(worker_of_dtype.about["versions"])
+            if worker_of_dtype.about["dtype"] == dtype:
+                workers[dtype], folder[dtype], first_captions[dtype] = worker_of_dtype, [], []
+        for _ in range(repetitions):
+            for dtype, worker_of_dtype in workers.items():
+                folder[dtype].append(worker_of_dtype.measure())
+    for _ in range(repetitions):
+        for dtype, measured in first_captions.items():
+            with worker("first_captions", dtype) as worker_of_dtype:
+                measured.append(worker_of_dtype.measure())
+    num_photos = min(common["num_photos"], NUM_IDLE_PHOTOS)
+    with worker("idle_rows", dtypes[0], num_photos=num_photos) as counting:
+        idle_rows = counting.measure()
+    return {
+        "batch_size": common["batch_size"],
+        "preset": common["preset"],
+        "folder": {dtype: _medians(measured) for dtype, measured in folder.items()},
+        "first_captions": {dtype: _medians(measured) for dtype, measured in first_captions.items()},
+        "idle_rows": idle_rows,
+    }
+
+
+def _medians(measured: list):
+    """The median of numbers, or of each entry of dicts."""
+    if isinstance(measured[0], dict):
+        return {key: _medians([answer[key] for answer in measured]) for key in measured[0]}
+    return statistics.median(measured)
 
 
 def _require_forced(answer: dict, num_tokens: int) -> None:

@@ -1,5 +1,8 @@
 """The report of the decoding benchmark as Markdown."""
 
+from tools.benchmarks.markdown import heading, table
+from tools.benchmarks.photos_report import photos_section
+
 
 def markdown(report: dict) -> str:
     """Tables of speed, memory and growth, with what they were measured on.
@@ -7,18 +10,10 @@ def markdown(report: dict) -> str:
     Args:
         report: as `tools.benchmark.run` returns it.
     """
-    machine, shape = report["hardware"], report["shape"]
+    shape = report["shape"]
     size = "x".join(str(side) for side in shape["image_size"])
     lines = [
-        "# Decoding",
-        "",
-        f"    {report['command']}",
-        "",
-        f"{machine['processor']}, {machine['num_cores']} cores ({', '.join(machine['instructions'])}), "
-        f"{machine['memory_gb']} GB, {machine['system']}; {report['num_threads']} threads. "
-        + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-        + ".",
-        "",
+        *heading("Decoding", report),
         f"Random weights; exactly {report['num_tokens']} new tokens for each caption; {report['num_image_tokens']} image tokens; "
         f"decoder of {shape['num_layers']} layers of width {shape['hidden_dim']} with {shape['num_heads']} heads and "
         f"{shape['vocabulary_size']} tokens. Our image encoder is {shape['image_encoder']} at {size} in float32 with "
@@ -29,16 +24,17 @@ def markdown(report: dict) -> str:
         "projection of the image tokens, which is done once, as ours. Memory is the peak of a process of its own, "
         "image encoder included.",
         "",
-        *_table(_SPEED, _speed_rows(report["table"])),
+        *table(_SPEED, _speed_rows(report["table"])),
         "",
         "Decoding alone, in steps, beside the floor and the peer:",
         "",
-        *_table(_STEPS, _step_rows(report["table"])),
+        *table(_STEPS, _step_rows(report["table"])),
         "",
         "What decoding costs when one size grows:",
         "",
-        *_table(_GROWTH, _growth_rows(report["growth"])),
+        *table(_GROWTH, _growth_rows(report["growth"])),
         "",
+        *(photos_section(report["photos"]) if report["photos"] else []),
     ]
     return "\n".join(lines)
 
@@ -89,9 +85,3 @@ def _growth_rows(growth: list[dict]):
             row["batch_size"], row["num_beams"], row["num_tokens"], row["num_image_tokens"],
             f"{ours['decode_seconds']:.2f}", f"{ours['decode_seconds'] / first:.2f}", f"{ours['peak_mb']:.0f}",
         )  # fmt: skip
-
-
-def _table(names, rows) -> list[str]:
-    return [
-        "| " + " | ".join(str(cell) for cell in row) + " |" for row in (names, ("---",) * len(names), *rows)
-    ]
