@@ -22,7 +22,6 @@ _HEAD_BYTES = 4 * (_NUM_REAL + 10)
 _BLANK = b"P6 1 1 255\n\0\0\0"  # fills the last batch up, and is cut off again
 
 
-@functools.cache
 def is_available() -> bool:
     """True where DALI and its TensorFlow plugin are installed and can be imported."""
     try:
@@ -105,7 +104,8 @@ def decode_batches(
             output_shapes=((batch_size, *transform.image_size, 3), (batch_size, 4 + num_rest_bytes)),
             **options,
         )
-    return decoded.map(unpack)
+    # DALI's dataset ends with its input, but says that it is infinite; after take_while its length is unknown.
+    return decoded.map(unpack).take_while(lambda images, rest: tf.shape(images)[0] > 0)
 
 
 def _plugin():
