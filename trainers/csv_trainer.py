@@ -97,7 +97,7 @@ def _training_data(
     captions = caption_set(training)
     source = _image_source(settings, captioner, split, captions, settings.augmentation)
 
-    def training_batches(first_epoch: int, first_step: int):
+    def training_batches(first_epoch: int, first_step: int = 0):
         return training_dataset(
             captions,
             source,

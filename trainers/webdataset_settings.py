@@ -19,7 +19,7 @@ class WebdatasetTrainSettings(TrainSettings):
     validation_shards: tuple[str, ...] = ()
     """Shards to validate on, instead of --validation-csv."""
     engine: Literal["auto", "dali", "tf"] = "auto"
-    """What decodes and resizes images: NVIDIA DALI, TensorFlow, or DALI where it is installed."""
+    """What decodes and resizes images: NVIDIA DALI, TensorFlow, or DALI where it is installed and there is a GPU."""
     shuffle_buffer: int = 10_000
     """Samples that are shuffled among each other; the order of shards is shuffled as well."""
     max_bad_fraction: float = 0.1

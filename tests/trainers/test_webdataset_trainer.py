@@ -3,24 +3,27 @@
 import csv
 import json
 import os
-import sys
-import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from engines import ENGINES
 from PIL import Image
-from runs import assert_same_run, killed_in_epoch, read_metrics
+from runs import read_metrics
 from shards import encoded, write_shard
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
 from trainers import csv_trainer, webdataset_trainer
+from trainers.check_resume import check_resume
 from trainers.shards import batches as engine_tf
+from trainers.shards import dali_decode
 from trainers.shards.engines import find_engine
 from trainers.shards.index import ShardIndexError, index_path, read_index
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.webdataset_trainer import train_webdataset
 
+WITH_DALI_ONLY = ENGINES[1:]
 RANDOMNESS = {
     "dropout": 0.2,
     "ema_momentum": 0.9,
@@ -134,22 +137,6 @@ def test_validation_from_shards_and_from_a_table_measure_the_same(make, shards, 
         assert by_shards[name] == pytest.approx(by_table[name], rel=1e-5), name
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make, shards, tmp_path):
-    given = {
-        "epochs": 3,
-        "validation_shards": (shards[1],),
-        "learning_rate": 3e-3,
-        "shuffle_buffer": 4,
-        **RANDOMNESS,
-    }
-    train_webdataset(make("whole", **given))
-    with killed_in_epoch(3):
-        train_webdataset(make("run", **given))
-    assert len(read_metrics(tmp_path / "run")) == 2
-    train_webdataset(make("run", **given, resume=True))
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
-
-
 def test_captions_that_it_draws_itself_are_learned_from_shards_too(make, tmp_path):
     best = train_webdataset(make(objective="self_critical", num_samples=2, epochs=1, learning_rate=1e-4))
     assert np.isfinite(best["loss"]) and "reward" in best
@@ -239,12 +226,41 @@ def test_a_shard_in_two_sources_is_refused(prepared, shards):
         prepared(shards=(shards[0], shards[0]), shard_weights=(1.0, 1.0))
 
 
-def test_auto_takes_dali_where_it_can_be_used(monkeypatch):
-    dali = types.ModuleType("trainers.shards.dali_decode")
-    dali.is_available, dali.decode_batches = (lambda: True), (lambda: None)
-    monkeypatch.setitem(sys.modules, "trainers.shards.dali_decode", dali)
-    monkeypatch.setattr("trainers.shards.dali_decode", dali, raising=False)
-    assert find_engine("auto") == ("dali", dali.decode_batches) == find_engine("dali")
+def test_auto_takes_dali_where_it_can_be_used_and_there_is_a_gpu(monkeypatch):
     assert find_engine("tf") == ("tf", engine_tf.decode_batches)
-    dali.is_available = lambda: False
-    assert find_engine("auto") == ("tf", engine_tf.decode_batches)
+    assert find_engine("dali") == ("dali", dali_decode.decode_batches)
+    for gpus, is_available, expected in ((["GPU"], True, "dali"), (["GPU"], False, "tf"), ([], True, "tf")):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, gpus=gpus: gpus)
+        monkeypatch.setattr(dali_decode, "is_available", lambda is_available=is_available: is_available)
+        assert find_engine("auto")[0] == expected
+
+
+@pytest.mark.parametrize("engine", WITH_DALI_ONLY)
+def test_both_engines_show_the_same_images_to_within_a_grey_level(prepared, engine, tmp_path):
+    epochs = []
+    for name in ("tf", engine):
+        _, data = prepared(engine=name, run_dir=tmp_path / name, captions_per_image=3)
+        [epoch] = [list(data.training(0).as_numpy_iterator())]
+        epochs.append(epoch[: data.steps_per_epoch])
+    for (x, y, weight), (other_x, other_y, other_weight) in zip(*epochs, strict=True):
+        np.testing.assert_array_equal(y, other_y)
+        np.testing.assert_array_equal(weight, other_weight)
+        assert np.abs(x["images"] - other_x["images"]).mean((1, 2, 3)).max() < 1.0
+
+
+@pytest.mark.parametrize("engine", WITH_DALI_ONLY)
+def test_fifty_steps_with_either_engine_have_the_same_loss(make, engine, tmp_path):
+    given = {"epochs": 13, "batch_size": 3, "learning_rate": 3e-3, "dropout": 0.0}  # 52 steps
+    losses = [train_webdataset(make(name, engine=name, **given))["loss"] for name in ("tf", engine)]
+    first = read_metrics(tmp_path / "tf")[0]["loss"]
+    assert losses[0] < 0.9 * first
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_from_shards_that_is_killed_equals_one_that_ran_through(make, shards, engine, tmp_path):
+    given = {"epochs": 8, "batch_size": 3, "learning_rate": 3e-3, "shuffle_buffer": 4, **RANDOMNESS}
+    run = make(engine=engine, validation_shards=(shards[1],), **given)
+    report = check_resume(train_webdataset, run, tmp_path / "runs", num_kills=5)
+    assert report.differences == ()
+    assert len(report.killed_at) >= 3 and any(step % 4 for step in report.killed_at)

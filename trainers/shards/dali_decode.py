@@ -67,11 +67,8 @@ def decode_batches(
 
     def pack_rest(encoded, rest):
         values = zip(columns, tf.nest.flatten(rest), strict=True)
-        return encoded, tf.concat(
-            [tf.zeros((tf.shape(encoded["data"])[0], 0), tf.uint8)]
-            + [column.pack(value) for column, value in values],
-            1,
-        )
+        nothing = tf.zeros((tf.shape(encoded["data"])[0], 0), tf.uint8)
+        return encoded, tf.concat([nothing, *(column.pack(value) for column, value in values)], 1)
 
     def pack(encoded, rest):
         numbers = head(encoded["size"], encoded["seed"], encoded["allow_flip"], True)
@@ -145,7 +142,7 @@ def _pipeline(transform: ImageTransform, augmentation: Augmentation, num_rest_by
 
     on_gpu = options["device_id"] is not None
 
-    @pipeline_def(**options)
+    @pipeline_def(exec_dynamic=True, **options)  # or no result could come back from a GPU
     def define():
         sample = fn.external_source(name="samples", device="cpu", dtype=types.UINT8, ndim=1)
         real = fn.reinterpret(sample[: 4 * _NUM_REAL], dtype=types.FLOAT)

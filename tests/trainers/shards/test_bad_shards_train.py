@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from bad_shards import all_kinds, write_kind
+from engines import ENGINES
 from shards import plan_of, reader_of
 
 from captioner.images import Augmentation, ImageTransform
-from trainers.shards.batches import decode_batches, training_batches
+from trainers.shards.batches import training_batches
 from trainers.shards.data import find_data
+from trainers.shards.engines import find_engine
 
 
 class Words:
@@ -29,15 +31,16 @@ def corpus(tmp_path_factory):
     return find_data([str(folder)], progress=False), num_good
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("batch_size", [8, 32, 64])
-def test_every_good_sample_of_every_bad_shard_is_trained_on(corpus, batch_size):
+def test_every_good_sample_of_every_bad_shard_is_trained_on(corpus, batch_size, engine):
     data, num_good = corpus
     shards = list(data.shards)
     reader, _ = reader_of(shards, tokenizer=Words())
     dataset = training_batches(
         plan_of(shards),
         reader,
-        decode_batches,
+        find_engine(engine)[1],
         batch_size=batch_size,
         transform=ImageTransform(image_size=(24, 20)),
         augmentation=Augmentation(min_crop_area=0.5, horizontal_flip=True),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import WITH_DALI
 from PIL import Image
 
 from captioner.images import (
@@ -24,11 +25,6 @@ PHOTOS = [path.read_bytes() for path in sorted(Path("res/photos").glob("*.jpg"))
 SMALL = ImageTransform(image_size=(24, 20))
 CROP = Augmentation(min_crop_area=0.3)
 ALL = Augmentation(min_crop_area=0.3, horizontal_flip=True, color_jitter=0.3)
-
-with_dali = [
-    pytest.mark.dali,
-    pytest.mark.skipif(not is_available(), reason="needs DALI; run `captioner doctor --install-dali`"),
-]
 
 
 def ppm(image: np.ndarray) -> bytes:
@@ -82,7 +78,7 @@ def reference(images, transform, augmentation) -> np.ndarray:
 
 
 class TestWithDali:
-    pytestmark = with_dali
+    pytestmark = WITH_DALI
 
     @pytest.mark.parametrize("augmentation", [None, ALL], ids=["plain", "all"])
     @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
