@@ -19,7 +19,7 @@ INSTALL_COMMAND = "captioner doctor --install-dali"
 # at the end whether it is a sample, since this and `rest` behind it go through DALI untouched.
 _NUM_REAL = 18
 _HEAD_BYTES = 4 * (_NUM_REAL + 10)
-_BLANK = b"P6 1 1 255\n\0\0\0"  # fills the last batch up, and is cut off again
+_BLANK = b"P6 1 1 255\n\0\0\0"  # fills a short batch up, and is cut off again
 
 
 def is_available() -> bool:
@@ -44,7 +44,7 @@ def decode_batches(
             upright RGB or grey JPEG or a PPM; "size" int32 `(B, 2)`, its height and width; "seed" int32
             `(B, 2)`; "allow_flip" bool `(B,)`. `rest` is any structure of numbers and truths `(B, ...)` whose
             axes after B are of known length.
-        batch_size: int. B of the results, whatever it is in `dataset`; the last batch may be shorter.
+        batch_size: int. The largest B of `dataset`; each of its batches gives one, and may be shorter.
         transform: ImageTransform.
         augmentation: Augmentation, or None for the transform alone.
 
@@ -87,9 +87,15 @@ def decode_batches(
         tf.zeros(num_rest_bytes, tf.uint8),
         tf.io.decode_raw(_BLANK, tf.uint8),
     ], 0)  # fmt: skip
-    # DALI takes whole batches only, and drops what is left at the end.
-    blanks = tf.data.Dataset.from_tensors(blank).repeat(batch_size - 1)
-    samples = dataset.map(pack_rest).unbatch().map(pack).concatenate(blanks)
+    blanks = tf.data.Dataset.from_tensors(blank).repeat()
+
+    def filled(encoded, rest):
+        # DALI takes whole batches only: the last of each epoch would be filled from the next.
+        samples = tf.data.Dataset.from_tensor_slices((encoded, rest)).map(pack)
+        num_missing = tf.math.floormod(-tf.shape(encoded["data"], tf.int64)[0], batch_size)
+        return samples.concatenate(blanks.take(num_missing))
+
+    samples = dataset.map(pack_rest).flat_map(filled)
     device = 0 if tf.config.list_physical_devices("GPU") else None
     options = {"batch_size": batch_size, "num_threads": _num_cores(), "device_id": device}
     # The dataset is on the processor also where DALI works on a GPU: so all that follows is the same.

@@ -99,6 +99,13 @@ class TestWithDali:
         difference = np.abs(results - reference(images, SMALL, augmentation)).mean(axis=(1, 2, 3))
         assert difference.max() < 1.0  # noise; the borders are weighed differently
 
+    def test_the_short_batches_of_each_epoch_stay_short(self):
+        images = [noise(3, 5, n) for n in range(10)]
+        batches = encoded_batches(images, [ppm(image) for image in images], batch_size=4).repeat(2)
+        results = decode_batches(batches, batch_size=4, transform=SMALL)
+        numbers = [rest["number"].tolist() for _, rest in results.as_numpy_iterator()]
+        assert numbers == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] * 2
+
     @pytest.mark.parametrize("batch_size", [8, 32, 64])
     def test_every_sample_comes_once_in_order_and_with_its_own_numbers(self, batch_size):
         images = [np.full((2 + n % 5, 2 + n % 7, 3), n, np.uint8) for n in range(150)]
