@@ -122,7 +122,8 @@ def _cuda_environment(say, constraints: Path) -> Mapping[str, str]:
 
 
 def _cuda_home() -> Path | None:
-    (tensorflow,) = importlib.util.find_spec("tensorflow").submodule_search_locations
+    # Once imported, TensorFlow names further folders behind its own.
+    tensorflow = importlib.util.find_spec("tensorflow").submodule_search_locations[0]
     homes = [
         Path(tensorflow, "include", "third_party", "gpus", "cuda"),  # those that TensorFlow was built with
         *([Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []),
