@@ -20,6 +20,8 @@ BASE = [
     # Exact and fast byte-level BPE; keras-hub's eager tokenizer does not split words as GPT-2 does.
     "tokenizers>=0.22,<0.24",
     "pillow>=11.3",
+    # Opens shards on s3://, gs:// and others; tokenizers brings it anyway.
+    "fsspec>=2024.6",
     # img2dataset, the `data` extra, asks for pandas < 3; the code runs on both.
     "pandas>=2.2,<4",
     # img2dataset asks for webdataset < 0.3; the code runs on both.
