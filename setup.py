@@ -43,7 +43,8 @@ EXTRAS = {
     # GPU TensorFlow 2.21 is CUDA 12. DALI's TensorFlow plugin is no part of this extra: it compiles against
     # an installed TensorFlow, so that no single pip command can install both.
     "dali": ["nvidia-dali-cuda120>=2.4,<3"],
-    # Its pins (webdataset < 0.3, pandas < 3) move two packages of the base install to older releases.
+    # Its pins (webdataset < 0.3, pandas < 3) move two packages of the base install to older releases, and contradict
+    # res/constraints.txt: it goes into an environment of its own, without them (res/docs/data.md).
     "data": ["img2dataset>=1.47,<2"],
     "test": [
         *EVAL,

@@ -44,8 +44,11 @@ def serving(files: dict[str, bytes], **kwargs) -> Iterator[LoopbackServer]:
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # with fewer, a crowd of connections waits a second for the next attempt
+
+    server = Server(("127.0.0.1", 0), Handler)
     loopback.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
