@@ -7,10 +7,11 @@ from pathlib import Path
 
 import tyro
 
+from captioner.fetch import public_address
 from tools.errors import UsageError
 from trainers.records import Problem
 from trainers.shards.filters import ShardFilters
-from trainers.shards.paths import find_shards
+from trainers.shards.paths import find_shards, is_remote
 from trainers.shards.report import ShardsReport, inspect_shards, write_report
 from trainers.shards.write import ShardLayout
 
@@ -234,9 +235,9 @@ def _local_shards(words: tuple[str, ...]) -> list[str]:
         shards = find_shards(words)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    remote = next((shard for shard in shards if "://" in shard), None)
+    remote = next(filter(is_remote, shards), None)
     if remote is not None:
-        raise UsageError(f"shards are indexed where they lie; download {remote!r} first.")
+        raise UsageError(f"shards are indexed where they lie; download {public_address(remote)} first.")
     return shards
 
 

@@ -8,19 +8,13 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.fetch import DownloadError, fetch_file, fetch_through_fsspec, public_address
+from captioner.fetch import DownloadError, public_address
 from trainers.disk import explained_disk_errors
 from trainers.shards.cache_folder import CacheFolder, CacheLimitError, fetched_path
-from trainers.shards.identity import content_changed_since
-from trainers.shards.index import ShardIndexError, index_path, read_summary
+from trainers.shards.paths import is_remote
+from trainers.shards.remote_files import fetch_reserving, known_summary, require_indexed_shard
 
 _POLL_S = 0.1
-_STEP_BYTES = 64 * 1024**2  # room is reserved in such steps where the server does not tell a length
-
-
-def is_remote(shard: str) -> bool:
-    """Whether a shard is an address instead of a path."""
-    return "://" in shard
 
 
 class ShardCache:
@@ -102,24 +96,17 @@ class ShardCache:
         if not is_remote(address):
             return io.FileIO(shard)
         with self._changed:
-            while True:
-                if self._stopped.is_set():
-                    raise OSError(f"the cache was closed before {public_address(address)} was there")
-                file = self._ahead.pop(address, None)
-                if file is None and address not in self._running:
-                    file = self.files.open(self.files.place(address))
-                if file is not None:
-                    self._given.add(file)
-                    self._awaited.discard(address)
-                    self._short_of_room.discard(address)
-                    self._wanted = tuple(other for other in self._wanted if other != address)
-                    self._fetch_ahead()
-                    return file
-                if address not in self._running:
-                    self._raise_failure(address)
-                    self._start(address, urgent=True)
-                self._awaited.add(address)
-                self._changed.wait()
+            try:
+                while (file := self._found(address)) is None:
+                    self._awaited.add(address)
+                    self._changed.wait()
+            finally:
+                self._awaited.discard(address)
+                self._short_of_room.discard(address)
+            self._given.add(file)
+            self._wanted = tuple(other for other in self._wanted if other != address)
+            self._fetch_ahead()
+            return file
 
     def want(self, shards: Sequence[str]) -> None:
         """Says which shards will be opened next, in their order, and replaces what was said before.
@@ -162,31 +149,34 @@ class ShardCache:
         Returns:
             Where it lies, whole; it has not its place yet.
         """
-        reserved = 0
-
-        def reserve(size: int) -> None:
-            nonlocal reserved
-            if size > reserved:
-                self._reserve(address, place, size, urgent)
-                reserved = size
-
-        def on_progress(done: int, total: int | None) -> None:
-            self.check_stopped()
-            reserve(total if total is not None else -(-(done + 1) // _STEP_BYTES) * _STEP_BYTES)
-
-        if num_bytes is not None:  # known before the server is asked
-            reserve(num_bytes)
-        settings = {"num_retries": self.num_retries, "on_progress": on_progress, "sleep": self._wait}
         fetched = fetched_path(place)
-        if address.startswith(("http://", "https://")):
-            fetch_file(address, fetched, timeout_s=self.timeout_s, **settings)
-        else:
-            fetch_through_fsspec(address, fetched, **settings)
+        fetch_reserving(
+            address,
+            fetched,
+            lambda size: self._reserve(address, place, size, urgent),
+            num_bytes=num_bytes,
+            timeout_s=self.timeout_s,
+            num_retries=self.num_retries,
+            sleep=lambda seconds: self._sleep(seconds * self.first_delay_s),
+        )
         return fetched
+
+    def _found(self, address: str) -> io.FileIO | None:
+        """A shard that is there; if it is not, it is being fetched from now on. Needs the lock."""
+        if self._stopped.is_set():
+            raise OSError(f"the cache was closed before {public_address(address)} was there")
+        file = self._ahead.pop(address, None)
+        if file is not None or address in self._running:
+            return file
+        file = self.files.open(self.files.place(address))
+        if file is None:
+            self._raise_failure(address)
+            self._start(address, urgent=True)
+        return file
 
     def _fetch_ahead(self) -> None:
         """Starts what is wanted, as far as threads go. Needs the lock."""
-        if self._short_of_room:
+        if self._short_of_room & self._awaited:
             return
         for address in self._wanted[: self.num_ahead]:
             if address in self._running or address in self._ahead or address in self._failed:
@@ -222,8 +212,6 @@ class ShardCache:
                 self._failed.pop(address, None)
             elif failure is not None:
                 self._failed[address] = time.monotonic(), failure
-                self._short_of_room.discard(address)
-                self._awaited.discard(address)
             if file is not None or failure is not None:
                 self._fetch_ahead()
             self._changed.notify_all()
@@ -233,18 +221,9 @@ class ShardCache:
         with self.files.fetching(place, lambda: self._wait_for_other_process(address)):
             if (file := self.files.open(place)) is not None:  # another process has fetched it meanwhile
                 return file
-            try:
-                summary = read_summary(index_path(place))
-            except ShardIndexError:
-                summary = None
+            summary = known_summary(place)
             fetched = self.fetch(address, place, summary and summary.shard_bytes, urgent)
-            if summary is not None and (change := content_changed_since(fetched, summary)):
-                fetched.unlink()
-                index_path(place).unlink(missing_ok=True)
-                raise DownloadError(
-                    f"{public_address(address)} is not the shard that its index was made of: {change}. Neither is kept, and "
-                    "the next run fetches both anew. If this comes again, index the shard again where it comes from."
-                )
+            require_indexed_shard(address, fetched, place, summary)
             return self.files.publish(fetched, place)
 
     def _reserve(self, address: str, place: Path, num_bytes: int, urgent: bool) -> None:
@@ -254,11 +233,7 @@ class ShardCache:
             if not urgent:
                 raise _NoRoomAhead
             with self._changed:
-                dropped = next(
-                    (address for address in reversed(self._wanted) if address in self._ahead), None
-                )
-                if dropped is not None:
-                    self._ahead.pop(dropped).close()
+                if self._let_one_go(address):
                     continue
                 open_here = {
                     file.name: os.fstat(file.fileno()).st_size for file in self._given if not file.closed
@@ -297,10 +272,6 @@ class ShardCache:
             raise (DownloadError if isinstance(failure, DownloadError) else OSError)(
                 str(failure)
             ) from failure
-
-    def _wait(self, seconds: float) -> None:
-        """Waits before another attempt; `seconds` is 1 before the second one."""
-        self._sleep(seconds * self.first_delay_s)
 
     def _sleep(self, seconds: float) -> None:
         self._stopped.wait(seconds)

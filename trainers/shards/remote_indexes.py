@@ -15,7 +15,8 @@ from trainers.shards.build_index import build_indexes
 from trainers.shards.cache_folder import CacheLimitError
 from trainers.shards.identity import content_changed_since
 from trainers.shards.index import SUFFIX, ShardIndexError, index_path, read_index, read_summary
-from trainers.shards.remote import ShardCache, is_remote
+from trainers.shards.paths import is_remote
+from trainers.shards.remote import ShardCache
 
 _NUM_THREADS = 16  # indexes are small: what takes time is the way to the server
 
