@@ -237,7 +237,7 @@ def _local_shards(words: tuple[str, ...]) -> list[str]:
         raise UsageError(str(error)) from error
     remote = next(filter(is_remote, shards), None)
     if remote is not None:
-        raise UsageError(f"shards are indexed where they lie; download {public_address(remote)} first.")
+        raise UsageError(f"shards are indexed where they lie; download {public_address(remote)!r} first.")
     return shards
 
 
