@@ -22,6 +22,8 @@ BASE = [
     # Exact and fast byte-level BPE; keras-hub's eager tokenizer does not split words as GPT-2 does.
     "tokenizers>=0.22,<0.24",
     "pillow>=11.3",
+    # Opens shards on s3://, gs:// and others; tokenizers brings it anyway.
+    "fsspec>=2024.6",
     # img2dataset, the `data` extra, asks for pandas < 3; the code runs on both.
     "pandas>=2.2,<4",
     # img2dataset asks for webdataset < 0.3; the code runs on both.
@@ -43,7 +45,8 @@ EXTRAS = {
     # GPU TensorFlow 2.21 is CUDA 12. DALI's TensorFlow plugin is no part of this extra: it compiles against
     # an installed TensorFlow, so that no single pip command can install both: `captioner doctor --install-dali` does.
     "dali": ["nvidia-dali-cuda120>=2.4,<3"],
-    # Its pins (webdataset < 0.3, pandas < 3) move two packages of the base install to older releases.
+    # Its pins (webdataset < 0.3, pandas < 3) move two packages of the base install to older releases, and contradict
+    # res/constraints.txt: it goes into an environment of its own, without them (res/docs/data.md).
     "data": ["img2dataset>=1.47,<2"],
     "test": [
         *EVAL,

@@ -84,6 +84,13 @@ COMMANDS = (
         "Tell what training would see of shards.",
     ),
     Command(
+        ("shards", "missing"),
+        "tools.shards",
+        "ShardsMissingCommand",
+        "shards_missing",
+        "Tell what img2dataset could not download.",
+    ),
+    Command(
         ("benchmark", "decode"),
         "tools.benchmark",
         "BenchmarkDecodeCommand",

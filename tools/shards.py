@@ -7,14 +7,16 @@ from pathlib import Path
 
 import tyro
 
+from captioner.fetch import public_address
 from tools.errors import UsageError
 from trainers.records import Problem
 from trainers.shards.filters import ShardFilters
-from trainers.shards.paths import find_shards
+from trainers.shards.paths import find_shards, is_remote
 from trainers.shards.report import ShardsReport, inspect_shards, write_report
 from trainers.shards.write import ShardLayout
 
-REPORT_FILE = "shards_report.json"
+REPORT_FILE = "reports/shards.json"
+"""Not beside the shards: img2dataset takes each .json there for one of its own when it goes on after a break."""
 _QUIET_NOTES = ("", "indexed", "up to date")
 _NOTES_SHOWN = 20
 
@@ -72,7 +74,7 @@ class ShardsIndexCommand(ShardFilters):
     num_processes: int | None = None
     """Shards that are read at the same time, by default one for each processor."""
     report: Path | None = None
-    """JSON file that names every rejected sample. Default: shards_report.json beside the first shard."""
+    """JSON file that names every rejected sample. Default: reports/shards.json in the first shard's folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,6 +98,24 @@ class ShardsCheckCommand:
     """Rejected samples that are named on the terminal."""
     report: Path | None = None
     """JSON file to write, that names all of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardsMissingCommand:
+    """Tells how many images of a list img2dataset could download, and why it could not download the others.
+
+    The exit code is 1 if the download of a shard is not finished.
+
+    Example:
+        captioner shards missing cc3m/ --output missing.parquet
+    """
+
+    shards: tyro.conf.Positional[tuple[str, ...]]
+    """Tars that img2dataset wrote, folders of tars, globs, or ranges in braces."""
+    output: Path | None = None
+    """Parquet file to write: the addresses and captions that failed, for img2dataset. Needs pyarrow."""
+    num_names: int = 20
+    """Error messages and unfinished shards that are shown."""
 
 
 def shards_write(command: ShardsWriteCommand) -> int:
@@ -175,6 +195,39 @@ def shards_check(command: ShardsCheckCommand) -> int:
     return 1 if report.counts else 0
 
 
+def shards_missing(command: ShardsMissingCommand) -> int:
+    """Runs the command; returns 0, or 1 if the download of a shard is not finished."""
+    from trainers.shards.downloads import read_downloads, write_missing
+
+    shards = _local_shards(command.shards)
+    downloads = read_downloads(shards)
+    num_missing = downloads.num_urls - downloads.num_succeeded
+    share = f" ({num_missing / downloads.num_urls:.1%})" if downloads.num_urls else ""
+    print(
+        f"{len(shards):,} shards: {downloads.num_succeeded:,} of {downloads.num_urls:,} images are there, "
+        f"{num_missing:,}{share} are missing"
+    )
+    for message, count in itertools.islice(downloads.errors.items(), command.num_names):
+        print(f"  {count:>9,}  {message}")
+    if (hidden := len(downloads.errors) - command.num_names) > 0:
+        print(f"  and {hidden:,} more messages; --num-names N shows more")
+    for shard in downloads.unfinished[: command.num_names]:
+        _say(f"{shard}: not finished; run the command that downloads it again")
+    if (hidden := len(downloads.unfinished) - command.num_names) > 0:
+        _say(f"and {hidden:,} more unfinished shards")
+    if command.output is not None:
+        finished = [shard for shard in shards if shard not in set(downloads.unfinished)]
+        num_rows = write_missing(command.output, finished) if finished else 0
+        if num_rows:
+            print(
+                f"Fetch the {num_rows:,} again into another folder: img2dataset --url_list {command.output} --input_format "
+                "parquet --url_col url --caption_col caption --output_format webdataset --output_folder FOLDER"
+            )
+        else:
+            print(f"Nothing failed: {command.output} is not written.")
+    return 1 if downloads.unfinished else 0
+
+
 def _local_shards(words: tuple[str, ...]) -> list[str]:
     if not words:
         raise UsageError("name at least one shard, folder, glob, or range such as 'cc3m/{00000..00331}.tar'.")
@@ -182,9 +235,9 @@ def _local_shards(words: tuple[str, ...]) -> list[str]:
         shards = find_shards(words)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    remote = next((shard for shard in shards if "://" in shard), None)
+    remote = next(filter(is_remote, shards), None)
     if remote is not None:
-        raise UsageError(f"shards are indexed where they lie; download {remote!r} first.")
+        raise UsageError(f"shards are indexed where they lie; download {public_address(remote)!r} first.")
     return shards
 
 

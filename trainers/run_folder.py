@@ -12,7 +12,15 @@ from captioner.files import atomic_path
 from trainers.disk import explained_disk_errors
 
 CONFIG, METRICS, REPORT, LOCK = "config.json", "metrics.jsonl", "data_report.json", ".lock"
-MAY_CHANGE = ("resume", "run_dir", "cache_dir", "checkpoint_minutes", "checkpoint_steps", "keep_checkpoints")
+MAY_CHANGE = (
+    "resume",
+    "run_dir",
+    "cache_dir",
+    "shard_cache_gb",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "keep_checkpoints",
+)
 """Settings that do not change what a resumed run computes."""
 
 

@@ -12,7 +12,10 @@ class WebdatasetTrainSettings(TrainSettings):
     """Settings of a run from tar shards in img2dataset's layout."""
 
     shards: tuple[str, ...]
-    """Shards to train on: tar files, folders of them, globs, or ranges such as 'cc3m/{00000..00331}.tar'."""
+    """Shards to train on: tar files, folders of them, globs, or ranges such as 'cc3m/{00000..00331}.tar'; also addresses, as
+    https:// and whatever fsspec opens."""
+    shard_cache_gb: float = 100.0
+    """Disk space for shards that are fetched, in 10^9 bytes; they lie in the folder `shards` of --cache-dir."""
     shard_weights: tuple[float, ...] = ()
     """Makes each word of --shards a source of its own, mixed in these shares: an epoch is the first source once through, and
     the others go on from epoch to epoch. By default all shards are one source."""
@@ -37,6 +40,7 @@ class WebdatasetTrainSettings(TrainSettings):
             )
         if not all(0 < weight < math.inf for weight in self.shard_weights):
             raise ValueError(f"`shard_weights` must be above 0; received {self.shard_weights}.")
+        self._require("shard_cache_gb", lambda value: 0 < value < math.inf, "above 0")
         if self.shuffle_buffer < 1:
             raise ValueError(
                 f"`shuffle_buffer` must be at least 1; received shuffle_buffer={self.shuffle_buffer}."

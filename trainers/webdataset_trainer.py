@@ -1,5 +1,6 @@
 """Trains a captioner from tar shards of images and captions."""
 
+import contextlib
 import dataclasses
 import logging
 
@@ -7,6 +8,7 @@ from captioner.model import ImageCaptioner
 from trainers.build import build_captioner
 from trainers.caption_sets import tokenize_captions
 from trainers.data_report import check_data, require_good_data, write_data_report
+from trainers.disk import default_cache_dir
 from trainers.loop import NO_VALIDATION, TrainingData, train
 from trainers.pipeline import ImageFiles, validation_dataset
 from trainers.records import CaptionedImage, Problem
@@ -14,9 +16,11 @@ from trainers.run_folder import RunFolder
 from trainers.shards.batches import training_batches, validation_batches
 from trainers.shards.data import ShardData, ShardImage, find_data
 from trainers.shards.engines import find_engine
+from trainers.shards.paths import is_remote
 from trainers.shards.plan import ShardPlan
 from trainers.shards.read_problems import ReadProblems
 from trainers.shards.reader import CaptionTokens, ShardReader
+from trainers.shards.remote import ShardCache
 from trainers.validation_tables import normalized_images, read_validation_table
 from trainers.webdataset_settings import WebdatasetTrainSettings
 
@@ -39,15 +43,12 @@ def train_webdataset(settings: WebdatasetTrainSettings) -> dict:
         OSError: If a file or folder cannot be read or written.
     """
     run = RunFolder(settings.run_dir)
-    with run.opened(settings.to_dict(), settings.resume):
-        inputs = _read_inputs(settings, run)
+    with run.opened(settings.to_dict(), settings.resume), contextlib.ExitStack() as stack:
+        inputs = _read_inputs(settings, run, stack)
         captioner = build_captioner(
             settings, (text for texts in inputs.training.captions(settings.lowercase) for text in texts)
         )
-        try:
-            return train(settings, run, captioner, _training_data(settings, captioner, inputs))
-        finally:
-            inputs.problems.close()
+        return train(settings, run, captioner, _training_data(settings, captioner, inputs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,16 @@ class _Inputs:
     """Or the images of a table."""
 
 
-def _read_inputs(settings: WebdatasetTrainSettings, run: RunFolder) -> _Inputs:
-    training = find_data(settings.shards, settings.shard_weights)
+def _read_inputs(settings: WebdatasetTrainSettings, run: RunFolder, stack: contextlib.ExitStack) -> _Inputs:
+    cache = None
+    if any(map(is_remote, (*settings.shards, *settings.validation_shards))):
+        folder = (settings.cache_dir or default_cache_dir()) / "shards"
+        cache = stack.enter_context(ShardCache(folder, int(settings.shard_cache_gb * 1e9)))
+    training = find_data(settings.shards, settings.shard_weights, cache=cache)
     reports = {"train": training.report()}
     inputs = {}
     if settings.validation_shards:
-        inputs["validation_shards"] = find_data(settings.validation_shards)
+        inputs["validation_shards"] = find_data(settings.validation_shards, cache=cache)
         reports["validation"] = inputs["validation_shards"].report()
     elif settings.validation_csv is not None:
         images, reports["validation"] = check_data(
@@ -85,7 +90,9 @@ def _read_inputs(settings: WebdatasetTrainSettings, run: RunFolder) -> _Inputs:
         later = dataclasses.replace(reports["train"], problems=problems)
         write_data_report(run.data_report, {**reports, _WHILE_TRAINING: later})
 
-    return _Inputs(training=training, problems=ReadProblems(write), **inputs)
+    problems = ReadProblems(write)
+    stack.callback(problems.close)
+    return _Inputs(training=training, problems=problems, **inputs)
 
 
 def _training_data(

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from captioner.fetch import FetchedFile, fetch_file, sha256_of
 from captioner.files import atomic_path
 from captioner.weights.assign import WeightsError
-from captioner.weights.fetch import FetchedFile, fetch_file, sha256_of
 
 GPT2_SIZES = ("124M", "355M", "774M", "1558M")
 """Names of OpenAI's four models, by their number of parameters."""

@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterator
 class LoopbackServer:
     """Serves `files`, each request as the next entry of `script` says, and whole when the script is at its end.
 
-    `requests` lists what was asked: pairs of path and headers.
+    `ways` tells how a path is answered at all times. `requests` lists what was asked: pairs of path and headers.
     """
 
     def __init__(self, files: dict[str, bytes], md5: bool = True, etag: bool = True):
         self.files, self.md5, self.etag = files, md5, etag
         self.script: list[Callable] = []
+        self.ways: dict[str, Callable] = {}
         self.requests: list[tuple[str, dict]] = []
         self.released = threading.Event()
         self.address = ""
 
     def answer(self, handler) -> None:
         self.requests.append((handler.path, dict(handler.headers)))
-        (self.script.pop(0) if self.script else whole)(handler, self)
+        way = self.ways.get(handler.path)
+        (way or (self.script.pop(0) if self.script else whole))(handler, self)
 
 
 @contextlib.contextmanager
@@ -42,8 +44,11 @@ def serving(files: dict[str, bytes], **kwargs) -> Iterator[LoopbackServer]:
         def log_message(self, *args):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # with fewer, a crowd of connections waits a second for the next attempt
+
+    server = Server(("127.0.0.1", 0), Handler)
     loopback.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -104,3 +104,21 @@ def test_indexing_in_processes_imports_no_tensorflow(folder):
         "    sys.exit(code or 3 * any(name in sys.modules for name in ('tensorflow', 'keras', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_missing_tells_what_img2dataset_left_out_and_what_is_unfinished(folder, capsys):
+    stats = {"count": 4, "successes": 1, "status_dict": {"success": 1, "timed out": 2, "no": 1}}
+    (folder / "old" / "00000_stats.json").write_text(json.dumps(stats))
+    assert main(["shards", "missing", "old", "--num-names", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "1 shards: 1 of 4 images are there, 3 (75.0%) are missing" in out
+    assert "2  timed out" in out and "and 1 more messages" in out
+    (folder / "old" / "00001.tar").touch()
+    assert main(["shards", "missing", "old"]) == 1
+    assert "old/00001.tar: not finished" in capsys.readouterr().err
+
+
+def test_the_report_lies_where_img2dataset_does_not_look(folder):
+    assert main(["shards", "index", "old"]) == 0
+    assert [path.name for path in (folder / "old").glob("*.json")] == []
+    assert json.loads((folder / "old" / "reports" / "shards.json").read_text())["num_read"] == 2

@@ -3,11 +3,13 @@
 import csv
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from engines import ENGINES
+from loopback import answering, serving, whole
 from PIL import Image
 from runs import read_metrics
 from shards import encoded, write_shard
@@ -137,6 +139,26 @@ def test_validation_from_shards_and_from_a_table_measure_the_same(make, shards, 
         assert by_shards[name] == pytest.approx(by_table[name], rel=1e-5), name
 
 
+def test_shards_on_a_web_server_that_drops_connections_train_as_those_on_the_disk(make, shards, tmp_path):
+    given = {"epochs": 2, "learning_rate": 3e-3, "shuffle_buffer": 4, **RANDOMNESS}
+    local = train_webdataset(make("local", **given))
+    files = {
+        f"/{Path(path).name}": Path(path).read_bytes()
+        for shard in shards
+        for path in (shard, index_path(shard))
+    }
+    with serving(files) as server:
+        server.script = [whole, answering(limit=100), whole, answering(limit=700)]
+        addresses = tuple(f"{server.address}/{Path(shard).name}" for shard in shards)
+        remote = train_webdataset(make("remote", shards=addresses, cache_dir=tmp_path / "cache", **given))
+        assert {path for path, _ in server.requests} == set(files)
+    for metric in ("loss", "epoch"):
+        assert remote[metric] == local[metric]
+    assert sum(path.stat().st_size for path in (tmp_path / "cache" / "shards").rglob("*.tar")) == sum(
+        Path(shard).stat().st_size for shard in shards
+    )
+
+
 def test_captions_that_it_draws_itself_are_learned_from_shards_too(make, tmp_path):
     best = train_webdataset(make(objective="self_critical", num_samples=2, epochs=1, learning_rate=1e-4))
     assert np.isfinite(best["loss"]) and "reward" in best
@@ -208,7 +230,7 @@ def test_resuming_with_other_shards_is_refused(make, shards, tmp_path):
     ("changes", "message"),
     [
         ({"shards": ()}, "`shards` must name at least one shard"),
-        ({"shards": ("https://example.org/0.tar",)}, "`shards` must be files"),
+        ({"shard_cache_gb": 0.0}, "`shard_cache_gb` must be above 0"),
         ({"shard_weights": (1.0,)}, "`shard_weights` must hold one number for each word"),
         ({"shard_weights": (1.0, 0.0)}, "`shard_weights` must be above 0"),
         ({"shuffle_buffer": 0}, "`shuffle_buffer` must be at least 1"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from captioner.images import Augmentation, ImageTransform, view_of_image, view_of_jpeg
-from trainers.shards.plan import PlannedSamples, ShardPlan
+from trainers.shards.plan import NOTHING, PlannedSamples, ShardPlan
 from trainers.shards.ppm import BLANK, decode_ppm
 from trainers.shards.reader import ShardReader
 
@@ -62,8 +62,13 @@ def training_batches(
             f"and {first_step}."
         )
 
+    steps_of_block = max(plan.shuffle_buffer // batch_size, 1)
+
     def planned(number: int) -> PlannedSamples:
         epoch, step = divmod(int(number), steps)
+        if step % steps_of_block == 0 or int(number) == first_epoch * steps + first_step:
+            ahead = plan.samples(epoch, step * batch_size, step * batch_size + 2 * plan.shuffle_buffer).shard
+            reader.shards.want(shard for shard in dict.fromkeys(ahead.tolist()) if shard != NOTHING)
         return plan.samples(epoch, step * batch_size, (step + 1) * batch_size)
 
     numbers = tf.data.Dataset.range(first_epoch * steps + first_step, num_epochs * steps)

@@ -11,9 +11,11 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import numpy as np
 
+from captioner.fetch import public_address
 from captioner.images import decode_image
 from trainers.caption_sets import normalized_captions
 from trainers.data_report import DataReport
@@ -22,8 +24,10 @@ from trainers.shards.build_index import build_indexes
 from trainers.shards.identity import changed_since
 from trainers.shards.index import IndexSummary, ShardIndexError, index_path, read_index, read_summary
 from trainers.shards.open_shards import OpenShards
-from trainers.shards.paths import find_shards
+from trainers.shards.paths import find_shards, is_remote
 from trainers.shards.plan import PlannedSamples, Source
+from trainers.shards.remote import ShardCache
+from trainers.shards.remote_indexes import bring_indexes
 
 log = logging.getLogger("captioner")
 
@@ -40,6 +44,8 @@ class ShardData:
     """What is said of each shard, source after source."""
     unreadable: tuple[Problem, ...] = ()
     """Shards that cannot be read; they are left out."""
+    cache: ShardCache | None = None
+    """Fetches the shards that lie elsewhere; `sources` name their places in its folder."""
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -62,7 +68,7 @@ class ShardData:
             counts = np.sort([count for count in source.num_samples if count])
             # As many of the smallest shards as a block may reach over, and one more at each end.
             max_indexes += int(np.searchsorted(np.cumsum(counts), shuffle_buffer)) + 3
-        return OpenShards(self.shards, self.summaries, max_indexes)
+        return OpenShards(self.shards, self.summaries, max_indexes, self.cache)
 
     def captions(self, lowercase: bool) -> Iterator[tuple[str, ...]]:
         """The captions of each sample as they are trained, shard by shard."""
@@ -127,12 +133,19 @@ class ShardImage:
         return np.asarray(decode_image(self.shards.encoded(self.shard, self.row)), dtype)
 
 
-def find_data(words: Sequence[str], weights: Sequence[float] = (), progress: bool = True) -> ShardData:
+def find_data(
+    words: Sequence[str],
+    weights: Sequence[float] = (),
+    *,
+    cache: ShardCache | None = None,
+    progress: bool = True,
+) -> ShardData:
     """Finds shards and reads what their indexes say; makes the indexes that are missing.
 
     Args:
         words: as for `find_shards`.
         weights: one number for each word, which then is a source of its own. By default all are one source.
+        cache: `ShardCache` for shards that lie elsewhere.
         progress: bool. Whether to show a progress bar while indexing.
 
     Raises:
@@ -142,16 +155,27 @@ def find_data(words: Sequence[str], weights: Sequence[float] = (), progress: boo
     """
     sources = [find_shards([word]) for word in words] if weights else [find_shards(words)]
     shards = [shard for source in sources for shard in source]
-    if remote := [shard for shard in shards if "://" in shard]:
-        raise ValueError(f"`shards` must be files; received {remote[0]!r}. Fetch them first.")
+    unreadable = {}
+    if remote := [shard for shard in shards if is_remote(shard)]:
+        if cache is None:
+            raise ValueError(
+                f"`shards` must be files without a `cache`; received {public_address(remote[0])!r}."
+            )
+        unreadable = bring_indexes(cache, remote, progress=progress)
     if len(set(map(os.path.abspath, shards))) < len(shards):
         raise ValueError("`shards` of several sources must differ; a shard is in two of them.")
-    unreadable = _index_missing(shards, progress)
+    unreadable |= _index_missing([shard for shard in shards if not is_remote(shard)], progress)
     sources = [tuple(shard for shard in source if shard not in unreadable) for source in sources]
     with ThreadPoolExecutor(8) as threads:
-        summaries = tuple(threads.map(_current_summary, [shard for source in sources for shard in source]))
+        summaries = tuple(
+            threads.map(_current_summary, [shard for source in sources for shard in source], repeat(cache))
+        )
     data = ShardData(
-        sources=tuple(sources),
+        sources=tuple(
+            tuple(shard if cache is None else cache.local_path(shard) for shard in source)
+            for source in sources
+        ),
+        cache=cache,
         weights=tuple(weights) or (1.0,),
         summaries=summaries,
         unreadable=tuple(unreadable.values()),
@@ -174,8 +198,10 @@ def _index_missing(shards: Sequence[str], progress: bool) -> dict[str, Problem]:
     return {status.shard: status.problem for status in report.statuses if status.problem is not None}
 
 
-def _current_summary(shard: str) -> IndexSummary:
-    """What an index says of its shard as it is now."""
+def _current_summary(shard: str, cache: ShardCache | None) -> IndexSummary:
+    """What an index says of its shard as it is now. A shard that lies elsewhere is compared when it is fetched."""
+    if is_remote(shard):
+        return read_summary(index_path(cache.local_path(shard)))
     summary = read_summary(index_path(shard))
     status = os.stat(shard)
     if (status.st_size, status.st_mtime_ns) == (summary.shard_bytes, summary.shard_mtime_ns):

@@ -31,10 +31,21 @@ def changed_since(shard: str | os.PathLike, summary: IndexSummary) -> str:
         OSError: If the shard cannot be read.
     """
     identity = shard_identity(shard)
+    if change := _content_change(identity, summary):
+        return change
+    if identity["shard_mtime_ns"] != summary.shard_mtime_ns:
+        return "its time of change is another"
+    return ""
+
+
+def content_changed_since(shard: str | os.PathLike, summary: IndexSummary) -> str:
+    """As `changed_since`, for a copy, which has a time of its own."""
+    return _content_change(shard_identity(shard), summary)
+
+
+def _content_change(identity: dict[str, int | str], summary: IndexSummary) -> str:
     if identity["shard_bytes"] != summary.shard_bytes:
         return f"its size changed from {summary.shard_bytes:,} to {identity['shard_bytes']:,} bytes"
     if identity["head_sha256"] != summary.head_sha256:
         return "its first 64 KiB changed"
-    if identity["shard_mtime_ns"] != summary.shard_mtime_ns:
-        return "its time of change is another"
     return ""

@@ -1,9 +1,10 @@
 """Shards that are read at random: few files and indexes open at a time, and no byte that is not the indexed one."""
 
 import functools
+import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from captioner.images import ImageError, decode_image
 from trainers.records import Problem
 from trainers.shards.index import IndexSummary, ShardIndex, ShardIndexError, index_path, read_index
 from trainers.shards.ppm import encode_ppm
+from trainers.shards.remote import ShardCache
 
 MAX_OPEN_FILES = 64
 
@@ -30,14 +32,31 @@ class OpenShards:
         shards: paths of tars.
         summaries: for each of them what its index says of it.
         max_indexes: int. Indexes kept in memory.
+        cache: `ShardCache` that fetches the shards that are not there, or None if all are.
     """
 
-    def __init__(self, shards: Sequence[str], summaries: Sequence[IndexSummary], max_indexes: int):
+    def __init__(
+        self,
+        shards: Sequence[str],
+        summaries: Sequence[IndexSummary],
+        max_indexes: int,
+        cache: ShardCache | None = None,
+    ):
         self.shards = tuple(shards)
         self.summaries = tuple(summaries)
         self._read_index = functools.lru_cache(max_indexes)(read_index)
         # A file is closed when the cache has forgotten it and the last thread is done with it.
-        self._open_file = functools.lru_cache(MAX_OPEN_FILES)(_File)
+        # What is open cannot leave the cache: no more than a block reads from.
+        num_files = MAX_OPEN_FILES if cache is None else min(MAX_OPEN_FILES, max_indexes)
+        self._open_file = functools.lru_cache(num_files)(
+            lambda path: _File(io.FileIO(path) if cache is None else cache.open_shard(path))
+        )
+        self._cache = cache
+
+    def want(self, shards: Iterable[int]) -> None:
+        """Says which shards are read next, in their order, so that those that are elsewhere are fetched ahead."""
+        if self._cache is not None:
+            self._cache.want([self.shards[shard] for shard in shards])
 
     def captions(self, shard: int, row: int) -> tuple[str, ...]:
         """The captions of a sample.
@@ -103,13 +122,11 @@ class OpenShards:
 class _File:
     """An open file; closed with its last reference."""
 
-    def __init__(self, path: str):
-        self.descriptor = -1
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    def __init__(self, file: io.FileIO):
+        self.file, self.descriptor = file, file.fileno()
 
     def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
+        self.file.close()
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`, fewer at the end of the file."""

@@ -37,8 +37,13 @@ def find_shards(patterns: Sequence[str | os.PathLike]) -> list[str]:
     found: dict[str, str] = {}
     for pattern in map(os.fspath, patterns):
         for shard in _expand(pattern):
-            found.setdefault(shard if _REMOTE in shard else os.path.abspath(shard), shard)
+            found.setdefault(shard if is_remote(shard) else os.path.abspath(shard), shard)
     return list(found.values())
+
+
+def is_remote(shard: str) -> bool:
+    """Whether a shard is an address, as `http://host/00000.tar`, and not a path."""
+    return _REMOTE in shard
 
 
 def _expand(pattern: str) -> Iterator[str]:
@@ -70,7 +75,7 @@ def _words(pattern: str) -> list[str]:
 
 
 def _meant(word: str) -> list[str]:
-    if _REMOTE in word or os.path.isfile(word):
+    if is_remote(word) or os.path.isfile(word):
         return [word]
     if os.path.isdir(word):
         word = os.path.join(glob.escape(word), f"*{SUFFIX}")

@@ -5,8 +5,8 @@ import json
 import loopback
 import pytest
 
+from captioner.fetch import DownloadError
 from captioner.weights import WeightsError
-from captioner.weights.fetch import DownloadError
 from captioner.weights.gpt2_download import GPT2_FILES, MANIFEST, download_gpt2, require_unchanged
 
 FILES = {f"/models/124M/{name}": f"content of {name}".encode() * 50 for name in GPT2_FILES}

@@ -1,5 +1,6 @@
 """Fetching a file: whatever the server does, the file is whole under its name, or absent with one line that says why."""
 
+import base64
 import hashlib
 import json
 
@@ -7,7 +8,7 @@ import loopback
 import numpy as np
 import pytest
 
-from captioner.weights.fetch import DownloadError, fetch_file
+from captioner.fetch import DownloadError, fetch_file
 
 DATA = np.random.default_rng(0).integers(0, 256, 1_000_003).astype("uint8").tobytes()
 
@@ -179,7 +180,7 @@ def test_a_redirect_to_another_kind_of_address_is_refused(fetch, server, locatio
     assert not fetch.path.exists() and len(server.requests) == 1
 
 
-@pytest.mark.parametrize("note", [b"", b"[]", b'{"url": 3, "more": 1}', b"\xff"])
+@pytest.mark.parametrize("note", [b"", b"[]", b'{"address_sha256": 3, "more": 1}', b"\xff"])
 def test_a_damaged_note_beside_the_partial_file_costs_only_time(fetch, server, note):
     fetch.path.parent.mkdir()
     fetch.path.with_name("file.part").write_bytes(b"x" * 1000)
@@ -191,7 +192,8 @@ def test_a_damaged_note_beside_the_partial_file_costs_only_time(fetch, server, n
 def test_a_partial_file_that_was_whole_already_only_gets_its_name(fetch, server):
     fetch.path.parent.mkdir()
     fetch.path.with_name("file.part").write_bytes(DATA)
-    note = {"url": f"{server.address}/file", "validator": None, "total": len(DATA), "md5": None}
+    address_sha256 = hashlib.sha256(f"{server.address}/file".encode()).hexdigest()
+    note = {"address_sha256": address_sha256, "validator": None, "total": len(DATA), "md5": None}
     fetch.path.with_name("file.part.json").write_text(json.dumps(note))
     fetch()
     assert fetch.path.read_bytes() == DATA and server.requests == []
@@ -202,6 +204,37 @@ def test_no_server_is_one_line_after_the_attempts(tmp_path):
     with pytest.raises(DownloadError, match=r"in 2 attempts: no connection \(.*refused") as error:
         fetch_file("http://127.0.0.1:9/file", tmp_path / "file", num_retries=1, sleep=delays.append)
     assert "\n" not in str(error.value) and delays == [1.0]
+
+
+def with_password(server):
+    return server.address.replace("://", "://user:p%40ss@") + "/file?signature=abc"
+
+
+def test_a_password_goes_to_its_host_alone(server, tmp_path):
+    server.files["/file?signature=abc"] = DATA
+    with loopback.serving({"/file": DATA}) as other:
+        server.script = [loopback.redirect("/file"), loopback.redirect(f"{other.address}/file")]
+        fetch_file(with_password(server), tmp_path / "file")
+    expected = "Basic " + base64.b64encode(b"user:p@ss").decode()
+    assert [headers.get("Authorization") for _, headers in server.requests] == [expected, expected]
+    assert [headers.get("Authorization") for _, headers in other.requests] == [None]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [loopback.status(404)],
+        [loopback.status(503)] * 3,
+        [loopback.redirect("ftp://user:p%40ss@host/?signature=abc")],
+    ],
+)
+def test_no_message_and_no_note_shows_a_password_or_a_signature(server, tmp_path, script):
+    server.script = [loopback.answering(limit=10, headers={"Content-Length": "99"}), *script]
+    server.files["/file?signature=abc"] = DATA
+    with pytest.raises(DownloadError) as error:
+        fetch_file(with_password(server), tmp_path / "file", num_retries=2, sleep=lambda seconds: None)
+    shown = str(error.value) + (tmp_path / "file.part.json").read_text()
+    assert "/file?..." in shown and "ss@" not in shown and "abc" not in shown
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/file", "host/file", "https:///file"])
