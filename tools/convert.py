@@ -80,7 +80,7 @@ class ConvertToHuggingFaceCommand:
     The cross-attention goes along and takes our image tokens as encoder_hidden_states; the image encoder stays behind.
 
     Example:
-        captioner convert to-huggingface runs/mine gpt2_of_mine/
+        captioner convert --to huggingface runs/mine gpt2_of_mine/
     """
 
     preset: tyro.conf.Positional[str]

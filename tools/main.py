@@ -119,7 +119,7 @@ COMMANDS = (
         "Make a preset of a Hugging Face GPT-2 or captioner.",
     ),
     Command(
-        ("convert", "to-huggingface"),
+        ("convert", "--to", "huggingface"),
         "tools.convert",
         "ConvertToHuggingFaceCommand",
         "convert_to_huggingface",

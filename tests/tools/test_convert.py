@@ -41,7 +41,7 @@ def test_openai_to_a_preset_and_on_to_hugging_face_and_back(tmp_path, capsys):
     captioner = ImageCaptioner.from_preset(tmp_path / "preset")
     assert captioner.backbone.image_size == (32, 32) and captioner.backbone.image_encoder_name == SMALL[1]
 
-    assert main(["convert", "to-huggingface", str(tmp_path / "preset"), str(tmp_path / "back")]) == 0
+    assert main(["convert", "--to", "huggingface", str(tmp_path / "preset"), str(tmp_path / "back")]) == 0
     tensors = load_gpt2(tmp_path / "back").tensors
     for name, array in hugging_face_tensors(TWO).items():
         np.testing.assert_array_equal(tensors[name], array, err_msg=name)
@@ -88,7 +88,7 @@ def test_a_failure_while_writing_leaves_nothing(hugging_face, tmp_path, capsys, 
     )
 
 
-@pytest.mark.parametrize("words", [["openai"], ["huggingface"], ["to-huggingface"]])
+@pytest.mark.parametrize("words", [["openai"], ["huggingface"], ["--to", "huggingface"]])
 def test_an_existing_out_is_never_touched(words, hugging_face, tmp_path, capsys):
     (hugging_face / "hparams.json").write_text("{}")
     (tmp_path / "out").mkdir()
