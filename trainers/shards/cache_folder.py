@@ -123,7 +123,8 @@ class CacheFolder:
             sizes = {}
             for path in self.folder.rglob("*"):
                 with contextlib.suppress(FileNotFoundError):
-                    sizes[path.stat().st_ino] = _status(path)[0]
+                    status = path.stat()  # once: the name may be another file's a moment later
+                    sizes[status.st_ino] = status.st_size if stat.S_ISREG(status.st_mode) else 0
             return sum(sizes.values())
 
     @contextlib.contextmanager
@@ -135,19 +136,31 @@ class CacheFolder:
 
     def _survey(self, own: set[Path]) -> tuple[dict[Path, int], list[tuple[float, Path]]]:
         """What each file takes, or will take, and those that may be removed with the time of their last use."""
-        sizes: dict[Path, int] = {}
-        removable = []
-        for path in self.folder.rglob("*"):
-            if path in own or path.suffix == _LOCK:
-                continue
-            sizes[path], used = _status(path)
-            if path.suffix == _RESERVED:
-                place = path.with_suffix("")
-                there = sum(_status(other)[0] for other in (place, *_gathering(place)))
-                sizes[path] = max(_number(path) - there, 0) if _is_fetched_now(place) else 0
-            elif path.suffix in (_TAR, *_GATHERING):
-                removable.append((used, path))
-        return sizes, removable
+        while True:
+            paths = set(self.folder.rglob("*"))
+            found = _survey(paths, own)
+            # A file that got another name meanwhile may not have been seen under either.
+            if paths == set(self.folder.rglob("*")):
+                return found
+
+
+def _survey(paths: set[Path], own: set[Path]) -> tuple[dict[Path, int], list[tuple[float, Path]]]:
+    """What each file takes, or will take, and those that may be removed with the time of their last use."""
+    # Asked once: a file that grows between two looks at it would count neither as there nor as reserved.
+    statuses = {path: _status(path) for path in paths}
+    sizes: dict[Path, int] = {}
+    removable = []
+    for path, (size, used) in statuses.items():
+        if path in own or path.suffix == _LOCK:
+            continue
+        sizes[path] = size
+        if path.suffix == _RESERVED:
+            place = path.with_suffix("")
+            there = sum(statuses.get(other, (0, 0.0))[0] for other in (place, *_gathering(place)))
+            sizes[path] = max(_number(path) - there, 0) if _is_fetched_now(place) else 0
+        elif path.suffix in (_TAR, *_GATHERING):
+            removable.append((used, path))
+    return sizes, removable
 
 
 def fetched_path(place: Path) -> Path:
