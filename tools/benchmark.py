@@ -1,20 +1,17 @@
 """`captioner benchmark decode`: how fast captions are decoded, beside the floor and beside a peer."""
 
 import dataclasses
-import importlib.util
-import json
 import shlex
 import sys
 from pathlib import Path
 from typing import Literal
 
-from captioner.files import atomic_path
 from captioner.resources import DEFAULT_PRESET
 from tools.benchmarks.machine import hardware, num_cores
 from tools.benchmarks.measure import Case, measure_case, measure_photos
+from tools.benchmarks.output import python_with, require_markdown, write_report
 from tools.benchmarks.photos import photos_in
 from tools.benchmarks.report import markdown
-from tools.errors import UsageError
 from tools.messages import say
 
 MODELS = {
@@ -23,7 +20,10 @@ MODELS = {
             "image_encoder": "efficientnet_v2_s", "image_size": (224, 224), "vocabulary_size": 50257,
             "hidden_dim": 768, "num_heads": 12, "num_image_layers": 2, "num_layers": 12,
         },
-        "peer_encoder": {},  # ViT-B/16 at 224: 197 image tokens
+        "vit": {  # ViT-B/16: 197 image tokens
+            "image_size": 224, "patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "intermediate_size": 3072,
+        },
         "num_image_tokens": 197,
     },
     "tiny": {
@@ -31,14 +31,15 @@ MODELS = {
             "image_encoder": "efficientnet_lite0", "image_size": (32, 32), "vocabulary_size": 50,
             "hidden_dim": 8, "num_heads": 2, "num_image_layers": 1, "num_layers": 2,
         },
-        "peer_encoder": {
-            "image_size": 32, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vit": {
+            "image_size": 32, "patch_size": 16, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
             "intermediate_size": 16,
         },
         "num_image_tokens": 5,
     },
 }  # fmt: skip
-"""Shapes: ours, and the peer's image encoder."""
+"""Shapes: ours, and the ViT that is the peer's image encoder, in the peer's words."""
+PEER_MODULES = ("torch", "transformers")
 PHOTOS_BATCH_SIZE = 16
 """As `captioner caption` takes them."""
 
@@ -93,8 +94,7 @@ class BenchmarkDecodeCommand:
 
 def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
     """Runs the command; prints the report and returns 0."""
-    if command.output is not None and Path(command.output).suffix != ".md":
-        raise UsageError(f"--output must end in .md; received {command.output!r}.")
+    require_markdown(command.output)
     if command.quick:
         num_photos = min(command.num_photos, 32)
         command = dataclasses.replace(
@@ -103,22 +103,14 @@ def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
     if command.photos is not None:
         photos_in(command.photos, command.num_photos)  # an empty folder is an error now, not in an hour
     report = run(command)
-    text = markdown(report)
-    sys.stdout.write(text)
-    if command.output is not None:
-        path = Path(command.output)
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        with atomic_path(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        sys.stderr.write(f"captioner: written to {path} and {path.with_suffix('.json')}\n")
+    write_report(report, markdown(report), command.output)
     return 0
 
 
 def run(command: BenchmarkDecodeCommand) -> dict:
     """Measures; returns the report as JSON values."""
     shape = MODELS[command.model]
-    peer_python = command.peer_python or _this_python_if_peer()
+    peer_python = command.peer_python or python_with(*PEER_MODULES)
     num_threads = command.num_threads or num_cores()
     common = {**shape, "num_tokens": command.num_tokens, "num_threads": num_threads}
     versions: dict[str, str] = {}
@@ -182,8 +174,3 @@ def _growth_cases(command: BenchmarkDecodeCommand, shape: dict) -> list[Case]:
         *(dataclasses.replace(base, num_tokens=tokens * n) for n in factors),
         *(dataclasses.replace(base, num_image_tokens=image_tokens * n) for n in factors),
     ]
-
-
-def _this_python_if_peer() -> str | None:
-    has_peer = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-    return sys.executable if has_peer else None

@@ -98,6 +98,13 @@ COMMANDS = (
         "Time decoding on this machine.",
     ),
     Command(
+        ("benchmark", "train"),
+        "tools.benchmark_train",
+        "BenchmarkTrainCommand",
+        "benchmark_train",
+        "Time training on this machine.",
+    ),
+    Command(
         ("download", "gpt2"),
         "tools.download",
         "DownloadGPT2Command",

@@ -76,19 +76,8 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
         ValueError: If a run to resume had other data, or an image became unusable.
         OSError: If the disk is full.
     """
-    model = training_model(captioner, data.split)
-    encode = feature_encoder(captioner, data.split) if data.split else captioner.backbone.encode_images
-    loss = CaptionLoss(settings.label_smoothing)
-    # XLA pays on accelerators; on a processor the gradients of convolutions ran ten times slower with it.
-    jit_compile = bool(_accelerators()) if keras.config.backend() == "tensorflow" else "auto"
-    if settings.objective == "self_critical":
-        model = SelfCriticalModel(model, captioner, encode, data.training_references, settings)
-        loss, jit_compile = model.caption_loss, False  # the reward is Python
-    optimizer = build_optimizer(settings, settings.epochs * data.steps_per_epoch)
-    model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile)
-    model.optimizer.build(model.trainable_variables)
-    # At the end of each `fit` Keras would put the averages in place of the weights: a run in parts could not go on.
-    model.optimizer.finalize_variable_values = lambda variables: None
+    num_steps = settings.epochs * data.steps_per_epoch
+    model = compiled_model(settings, captioner, num_steps, data.split, data.training_references)
     state = {"epoch": 0, "step": 0, "data": data.fingerprint}
     if settings.resume:
         state = _resume(settings, run, captioner, model, data)
@@ -106,6 +95,37 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
     return next(
         (line for line in run.read_metrics() if line["epoch"] == best["epoch"]), {"epoch": best["epoch"]}
     )
+
+
+def compiled_model(
+    settings: TrainSettings,
+    captioner: ImageCaptioner,
+    num_steps: int,
+    split: EncoderSplit | None = None,
+    references: tuple = (),
+) -> keras.Model:
+    """The model that `fit` sees, with its loss and its optimizer.
+
+    Args:
+        settings: TrainSettings.
+        captioner: from `build_captioner`.
+        num_steps: int. Batches of the whole run.
+        split: how the image encoder is split, if `x["images"]` holds features.
+        references: the captions of each training image, for the self-critical objective.
+    """
+    model = training_model(captioner, split)
+    loss = CaptionLoss(settings.label_smoothing)
+    # XLA pays on accelerators; on a processor the gradients of convolutions ran ten times slower with it.
+    jit_compile = bool(_accelerators()) if keras.config.backend() == "tensorflow" else "auto"
+    if settings.objective == "self_critical":
+        encode = feature_encoder(captioner, split) if split else captioner.backbone.encode_images
+        model = SelfCriticalModel(model, captioner, encode, references, settings)
+        loss, jit_compile = model.caption_loss, False  # the reward is Python
+    model.compile(optimizer=build_optimizer(settings, num_steps), loss=loss, jit_compile=jit_compile)
+    model.optimizer.build(model.trainable_variables)
+    # At the end of each `fit` Keras would put the averages in place of the weights: a run in parts could not go on.
+    model.optimizer.finalize_variable_values = lambda variables: None
+    return model
 
 
 def training_model(captioner: ImageCaptioner, split: EncoderSplit | None) -> keras.Model:

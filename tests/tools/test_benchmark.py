@@ -68,7 +68,7 @@ def test_every_size_and_dtype_is_in_the_report_with_hardware_versions_and_comman
 
 def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
     monkeypatch.setattr(measure, "Worker", FakeWorker)
-    monkeypatch.setattr(benchmark, "_this_python_if_peer", lambda: None)
+    monkeypatch.setattr(benchmark, "python_with", lambda *modules: None)
     assert benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True)) == 0
     assert "| 1 | 5 | float32 | 0.33 | 0.50 | 67% | 7 | - | - | - |" in capsys.readouterr().out
 

@@ -75,7 +75,7 @@ def measure_case(
         for _ in range(repetitions):
             for key, worker in workers.items():
                 answers[key].append(worker.measure())
-    medians = {key: _medians(measured) for key, measured in answers.items()}
+    medians = {key: medians_of(measured) for key, measured in answers.items()}
     ours = {dtype: medians["ours", dtype] for dtype in dtypes}
     for answer in [*ours.values(), *([medians["peer", "float32"]] if peer_python else [])]:
         _require_forced(answer, shared["num_tokens"])
@@ -134,16 +134,16 @@ def measure_photos(
     return {
         "batch_size": common["batch_size"],
         "preset": common["preset"],
-        "folder": {dtype: _medians(measured) for dtype, measured in folder.items()},
-        "first_captions": {dtype: _medians(measured) for dtype, measured in first_captions.items()},
+        "folder": {dtype: medians_of(measured) for dtype, measured in folder.items()},
+        "first_captions": {dtype: medians_of(measured) for dtype, measured in first_captions.items()},
         "idle_rows": idle_rows,
     }
 
 
-def _medians(measured: list):
+def medians_of(measured: list):
     """The median of numbers, or of each entry of dicts."""
     if isinstance(measured[0], dict):
-        return {key: _medians([answer[key] for answer in measured]) for key in measured[0]}
+        return {key: medians_of([answer[key] for answer in measured]) for key in measured[0]}
     return statistics.median(measured)
 
 

@@ -3,10 +3,9 @@
 Axes: B images, G texts per image, R = B*G rows, S image tokens, D width, L text positions.
 """
 
-import time
 from collections.abc import Callable
 
-from tools.benchmarks.worker import serve
+from tools.benchmarks.worker import serve, timed
 
 START = 0
 """Any token will do."""
@@ -97,10 +96,10 @@ def _caption(configuration: dict) -> Callable[[], dict]:
     needs_encoder = configuration["with_encoder"]
 
     def measure() -> dict:
-        num_tokens, decode_seconds = _timed(lambda: keras.ops.convert_to_numpy(decode(image_tokens)))
+        num_tokens, decode_seconds = timed(lambda: keras.ops.convert_to_numpy(decode(image_tokens)))
         encode_seconds = 0.0
         if needs_encoder:
-            _, encode_seconds = _timed(lambda: keras.ops.convert_to_numpy(encode(images)))
+            _, encode_seconds = timed(lambda: keras.ops.convert_to_numpy(encode(images)))
         return {
             "decode_seconds": decode_seconds,
             "encode_seconds": encode_seconds,
@@ -130,7 +129,7 @@ def _floor(configuration: dict) -> Callable[[], dict]:
         return [tf.matmul(inputs[weight.shape[0]], weight)[0, 0] for weight in weights]
 
     def measure() -> dict:
-        return {"step_seconds": min(_timed(lambda: step()[-1].numpy())[1] for _ in range(5))}
+        return {"step_seconds": min(timed(lambda: step()[-1].numpy())[1] for _ in range(5))}
 
     return measure
 
@@ -143,12 +142,6 @@ def weight_shapes(width: int, num_layers: int, vocabulary_size: int) -> list[tup
         (width, 4 * width), (4 * width, width),
     ]  # fmt: skip
     return block * num_layers + [(width, vocabulary_size)]
-
-
-def _timed(function: Callable):
-    started = time.perf_counter()
-    result = function()
-    return result, time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tools.benchmarks.worker import serve
+from tools.benchmarks.worker import serve, timed
 
 WARM_UP_BATCHES = 10
 """Batches before the clock starts: the loop of captions may be compiled again after some calls."""
@@ -78,7 +78,7 @@ def _folder(captioner, photos: Sequence, batch_size: int) -> Callable[[], dict]:
         captioner.caption(pixels[:batch_size], batch_size=batch_size)
 
     def measure() -> dict:
-        reading, model, both = (_seconds(part) for part in (read, run_model, run_command))
+        reading, model, both = (timed(part)[1] for part in (read, run_model, run_command))
         return {
             "num_photos": len(pixels),
             "reading_seconds": reading,
@@ -175,12 +175,6 @@ def _batches_read(photos: Sequence, batch_size: int):
 
     with reading_ahead(photos, ahead=batch_size) as reading:
         yield from batches(reading, batch_size)
-
-
-def _seconds(function: Callable) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

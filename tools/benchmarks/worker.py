@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,20 @@ def serve(start: Callable[[dict], tuple[dict, Callable[[], dict]]]) -> None:
     print(json.dumps(about), file=answers, flush=True)
     for _ in sys.stdin:
         print(json.dumps(measure() | {"peak_mb": peak_memory_mb()}), file=answers, flush=True)
+
+
+def timed(function: Callable) -> tuple:
+    """What a function returns, and the seconds it took."""
+    started = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - started
+
+
+def timed_step(step: Callable) -> dict:
+    """Seconds of a training step: by the clock, and the processor's, of all threads, which other programs hardly change."""
+    processor_started = time.process_time()
+    _, seconds = timed(step)
+    return {"step_seconds": seconds, "processor_seconds": time.process_time() - processor_started}
 
 
 def peak_memory_mb() -> float:

@@ -1,0 +1,40 @@
+"""What the benchmark commands share: where their report goes, and which interpreter has the peer."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+from captioner.files import atomic_path
+from tools.errors import UsageError
+from tools.messages import say
+
+
+def require_markdown(output: str | None) -> None:
+    """Refuses a file for the report that is not Markdown."""
+    if output is not None and Path(output).suffix != ".md":
+        raise UsageError(f"--output must end in .md; received {output!r}.")
+
+
+def write_report(report: dict, text: str, output: str | None) -> None:
+    """Prints the report, and writes it and its numbers if a file is given.
+
+    Args:
+        report: JSON values.
+        text: the same as Markdown.
+        output: a .md file; a .json beside it gets the numbers.
+    """
+    sys.stdout.write(text)
+    if output is None:
+        return
+    path = Path(output)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    say(f"written to {path} and {path.with_suffix('.json')}")
+
+
+def python_with(*modules: str) -> str | None:
+    """This interpreter, if it has the modules."""
+    return sys.executable if all(importlib.util.find_spec(name) for name in modules) else None
