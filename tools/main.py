@@ -109,6 +109,7 @@ COMMANDS = (
         "convert_to_huggingface",
         "Write a captioner's GPT-2 for transformers.",
     ),
+    Command(("doctor",), "tools.doctor", "DoctorCommand", "doctor", "Say what this machine has and lacks."),
 )
 
 HELP = """\
