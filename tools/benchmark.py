@@ -88,16 +88,26 @@ def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
     if command.quick:
         command = dataclasses.replace(command, batch_sizes=(1,), num_tokens=4, repetitions=2)
     report = run(command)
-    text = markdown(report)
-    sys.stdout.write(text)
-    if command.output is not None:
-        path = Path(command.output)
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        with atomic_path(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        sys.stderr.write(f"captioner: written to {path} and {path.with_suffix('.json')}\n")
+    write_report(report, markdown(report), command.output)
     return 0
+
+
+def write_report(report: dict, text: str, output: str | None) -> None:
+    """Prints the text, and writes it to `output` and the report beside it as .json, if there is an `output`."""
+    sys.stdout.write(text)
+    if output is None:
+        return
+    path = Path(output)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with atomic_path(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    say(f"written to {path} and {path.with_suffix('.json')}")
+
+
+def say(message: str) -> None:
+    """Tells the user what happens."""
+    sys.stderr.write(f"captioner: {message}\n")
 
 
 def run(command: BenchmarkDecodeCommand) -> dict:
@@ -111,7 +121,7 @@ def run(command: BenchmarkDecodeCommand) -> dict:
     def rows(cases: list[Case], **arguments) -> list[dict]:
         measured = []
         for case in cases:
-            _say(f"measuring {case}")
+            say(f"measuring {case}")
             row = measure_case(case, common, repetitions=command.repetitions, versions=versions, **arguments)
             measured.append(row)
         return measured
@@ -156,7 +166,3 @@ def _growth_cases(command: BenchmarkDecodeCommand, shape: dict) -> list[Case]:
 def _this_python_if_peer() -> str | None:
     has_peer = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     return sys.executable if has_peer else None
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

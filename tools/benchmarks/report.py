@@ -7,17 +7,14 @@ def markdown(report: dict) -> str:
     Args:
         report: as `tools.benchmark.run` returns it.
     """
-    machine, shape = report["hardware"], report["shape"]
+    shape = report["shape"]
     size = "x".join(str(side) for side in shape["image_size"])
     lines = [
         "# Decoding",
         "",
         f"    {report['command']}",
         "",
-        f"{machine['processor']}, {machine['num_cores']} cores ({', '.join(machine['instructions'])}), "
-        f"{machine['memory_gb']} GB, {machine['system']}; {report['num_threads']} threads. "
-        + ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-        + ".",
+        f"{machine_line(report['hardware'])}; {report['num_threads']} threads. {versions_line(report['versions'])}.",
         "",
         f"Random weights; exactly {report['num_tokens']} new tokens for each caption; {report['num_image_tokens']} image tokens; "
         f"decoder of {shape['num_layers']} layers of width {shape['hidden_dim']} with {shape['num_heads']} heads and "
@@ -29,18 +26,31 @@ def markdown(report: dict) -> str:
         "projection of the image tokens, which is done once, as ours. Memory is the peak of a process of its own, "
         "image encoder included.",
         "",
-        *_table(_SPEED, _speed_rows(report["table"])),
+        *table_lines(_SPEED, _speed_rows(report["table"])),
         "",
         "Decoding alone, in steps, beside the floor and the peer:",
         "",
-        *_table(_STEPS, _step_rows(report["table"])),
+        *table_lines(_STEPS, _step_rows(report["table"])),
         "",
         "What decoding costs when one size grows:",
         "",
-        *_table(_GROWTH, _growth_rows(report["growth"])),
+        *table_lines(_GROWTH, _growth_rows(report["growth"])),
         "",
     ]
     return "\n".join(lines)
+
+
+def machine_line(machine: dict) -> str:
+    """What `hardware` gave, in words."""
+    return (
+        f"{machine['processor']}, {machine['num_cores']} cores ({', '.join(machine['instructions'])}), "
+        f"{machine['memory_gb']} GB, {machine['system']}"
+    )
+
+
+def versions_line(versions: dict[str, str]) -> str:
+    """Packages and their versions, in words."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 _SPEED = (
@@ -91,7 +101,8 @@ def _growth_rows(growth: list[dict]):
         )  # fmt: skip
 
 
-def _table(names, rows) -> list[str]:
+def table_lines(names, rows) -> list[str]:
+    """A table in Markdown."""
     return [
         "| " + " | ".join(str(cell) for cell in row) + " |" for row in (names, ("---",) * len(names), *rows)
     ]
