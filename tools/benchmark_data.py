@@ -46,7 +46,7 @@ class BenchmarkDataCommand:
     """Folder of JPEGs that the sets of photos are cut from."""
     sides: tuple[int, ...] = (224, 400)
     """Sides in px that images are resized to."""
-    num_photos: int = 192
+    num_photos: int = 128
     """Photos of each set; a quarter of them at the largest size."""
     batch_size: int = 32
     """Images at once; divides the number of photos of every set."""
@@ -145,32 +145,33 @@ def _can_import(python: str, packages: tuple[str, ...]) -> bool:
 def _speed(
     command: BenchmarkDataCommand, folder: Path, readers: dict, common: dict, versions: dict[str, str]
 ) -> list[dict]:
-    """CPU seconds of an image, for each size, side and reader, and of indexing it."""
-    table = []
+    """CPU milliseconds of an image, for each size, side and reader, and of indexing it."""
+    table, cases, sets = {}, {}, {}
     for size in SIZES:
-        name = f"{size[0]}x{size[1]}"
+        name = "x".join(map(str, size))
         num_images = command.num_photos // (4 if size == SIZES[-1] else 1)
         say(f"writing {num_images} photos of {name}")
-        paths = write_photos(folder / name / "photos", command.photos, num_images=num_images, size=size)
-        shards = write_indexed_shards(folder / name / "shards", paths, samples_per_shard=num_images)
-        given = common | {"paths": paths, "shards": shards, "size": size}
-        indexing = {"indexing": (sys.executable, RUNS, given | {"what": "indexing"})}
-        indexing = take_turns(indexing, repetitions=command.repetitions, versions=versions)["indexing"]
+        paths = write_photos(folder / name, command.photos, num_images=num_images, size=size)
+        shards = write_indexed_shards(folder / f"{name}_shards", paths, samples_per_shard=num_images)
+        sets[name] = {"paths": paths, "shards": shards, "size": size}
         for side in command.sides:
-            say(f"measuring {name} to {side}: {', '.join(readers)}")
-            wanted = {
-                reader: (python, module, given | {"side": side, "part": reader})
-                for reader, (python, module) in readers.items()
-            }
-            medians = take_turns(wanted, repetitions=command.repetitions, versions=versions)
-            table.append({
+            cases[f"{name} to {side}"] = sets[name] | {"side": side}
+            table[f"{name} to {side}"] = {
                 "size": size,
                 "side": side,
                 "bits_per_pixel": bits_per_pixel(paths, size),
-                "cpu_ms": {reader: 1000 * answer["cpu_seconds"] for reader, answer in medians.items()},
-                "indexing_cpu_ms": 1000 * indexing["cpu_seconds"],
-            })  # fmt: skip
-    return table
+            }
+    say(f"measuring {', '.join(readers)}, and indexing")
+    wanted = {
+        reader: (python, module, common | {"cases": cases, "part": reader})
+        for reader, (python, module) in readers.items()
+    }
+    wanted["indexing"] = (sys.executable, RUNS, {"cases": sets, "what": "indexing"})
+    medians = take_turns(wanted, repetitions=command.repetitions, versions=versions)
+    for name, row in table.items():
+        row["cpu_ms"] = {reader: 1000 * medians[reader][name] for reader in readers}
+        row["indexing_cpu_ms"] = 1000 * medians["indexing"][name.partition(" to ")[0]]
+    return list(table.values())
 
 
 def _memory(command: BenchmarkDataCommand, folder: Path, engines: list[str], common: dict) -> dict:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.benchmarks.passes import LONG, SHORT, seconds_per_image
+from tools.benchmarks.passes import LONG, SHORT, measure_cases
 from tools.benchmarks.photo_sets import CAPTIONS_PER_IMAGE, captions
 from tools.benchmarks.worker import serve
 
@@ -22,18 +22,19 @@ def start(configuration: dict) -> tuple[dict, Callable[[], dict]]:
     from captioner.images import ImageTransform
 
     versions = {"tensorflow": tf.__version__}
-    transform = ImageTransform(image_size=(configuration["side"],) * 2)
     part = configuration["part"]
-    if part in ("tf", "dali"):
-        dataset = shard_batches(configuration, transform)
-        if part == "dali":
-            import nvidia.dali
+    if part == "dali":
+        import nvidia.dali
 
-            versions["nvidia-dali"] = nvidia.dali.__version__
-    else:
-        dataset = {"csv": _csv, "decoder": _decoder}[part](configuration, transform)
-    datasets = {number: dataset(number) for number in (SHORT, LONG)}
-    return {"versions": versions}, seconds_per_image(lambda number: count_images(datasets[number]))
+        versions["nvidia-dali"] = nvidia.dali.__version__
+    batches = {"tf": shard_batches, "dali": shard_batches, "csv": _csv, "decoder": _decoder}[part]
+
+    def run_of(case: dict) -> Callable[[int], int]:
+        dataset = batches(case, ImageTransform(image_size=(case["side"],) * 2))
+        datasets = {number: dataset(number) for number in (SHORT, LONG)}
+        return lambda number: count_images(datasets[number])
+
+    return {"versions": versions}, measure_cases(configuration, run_of)
 
 
 def shard_batches(configuration: dict, transform) -> Callable:

@@ -3,26 +3,27 @@
 Axes: B images of a batch, S rows and columns of the result.
 """
 
+import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 
-from tools.benchmarks.passes import LONG, SHORT, seconds_per_image
+from tools.benchmarks.passes import LONG, SHORT, measure_cases
 from tools.benchmarks.worker import serve
 
 
 def start(configuration: dict) -> tuple[dict, Callable[[], dict]]:
     """Builds what `part` names: tf.data, DALI, webdataset+cv2, webdataset+simplejpeg, and the latter decoding smaller."""
-    build = {
-        "tf.data": _tf_data,
-        "DALI": _dali,
-        "webdataset+cv2": _cv2,
-        "webdataset+simplejpeg": _simplejpeg,
-        "webdataset+simplejpeg, smaller": _simplejpeg,
+    run_of, packages = {
+        "tf.data": (_tf_data, ("tensorflow",)),
+        "DALI": (_dali, ("nvidia-dali-cuda120",)),
+        "webdataset+cv2": (_cv2, ("webdataset", "opencv-python-headless")),
+        "webdataset+simplejpeg": (_simplejpeg, ("webdataset", "opencv-python-headless", "simplejpeg")),
+        "webdataset+simplejpeg, smaller": (_simplejpeg, ("simplejpeg",)),
     }[configuration["part"]]
-    versions, run = build(configuration)
-    return {"versions": versions}, seconds_per_image(run)
+    measure = measure_cases(configuration, run_of)
+    return {"versions": {package: _version(package) for package in packages}}, measure
 
 
-def _tf_data(configuration: dict) -> tuple[dict, Callable[[int], int]]:
+def _tf_data(configuration: dict) -> Callable[[int], int]:
     from tools.quiet import import_tensorflow
 
     import_tensorflow()
@@ -40,11 +41,10 @@ def _tf_data(configuration: dict) -> tuple[dict, Callable[[int], int]]:
         return images.batch(configuration["batch_size"]).prefetch(2)
 
     datasets = {number: dataset(number) for number in (SHORT, LONG)}
-    return {"tensorflow": tf.__version__}, lambda number: count_images(datasets[number])
+    return lambda number: count_images(datasets[number])
 
 
-def _dali(configuration: dict) -> tuple[dict, Callable[[int], int]]:
-    import nvidia.dali
+def _dali(configuration: dict) -> Callable[[int], int]:
     from nvidia.dali import fn, pipeline_def, types
 
     batch_size, num_images = configuration["batch_size"], len(configuration["paths"])
@@ -65,10 +65,10 @@ def _dali(configuration: dict) -> tuple[dict, Callable[[int], int]]:
         num_batches = num_epochs * num_images // batch_size
         return sum(len(pipeline.run()[0]) for _ in range(num_batches))
 
-    return {"nvidia-dali": nvidia.dali.__version__}, run
+    return run
 
 
-def _cv2(configuration: dict) -> tuple[dict, Callable[[int], int]]:
+def _cv2(configuration: dict) -> Callable[[int], int]:
     import cv2
     import numpy as np
 
@@ -79,7 +79,7 @@ def _cv2(configuration: dict) -> tuple[dict, Callable[[int], int]]:
     return _webdataset(configuration, decode)
 
 
-def _simplejpeg(configuration: dict) -> tuple[dict, Callable[[int], int]]:
+def _simplejpeg(configuration: dict) -> Callable[[int], int]:
     import simplejpeg
 
     side = configuration["side"] if configuration["part"].endswith("smaller") else 0
@@ -87,11 +87,10 @@ def _simplejpeg(configuration: dict) -> tuple[dict, Callable[[int], int]]:
     def decode(data: bytes):
         return simplejpeg.decode_jpeg(data, min_height=side, min_width=side)
 
-    versions, run = _webdataset(configuration, decode)
-    return versions | {"simplejpeg": _version("simplejpeg")}, run
+    return _webdataset(configuration, decode)
 
 
-def _webdataset(configuration: dict, decode: Callable) -> tuple[dict, Callable[[int], int]]:
+def _webdataset(configuration: dict, decode: Callable) -> Callable[[int], int]:
     """Shards through webdataset, and OpenCV's area filter, which is antialiased."""
     import cv2
     import numpy as np
@@ -111,7 +110,7 @@ def _webdataset(configuration: dict, decode: Callable) -> tuple[dict, Callable[[
             for batch in _batches(images(), configuration["batch_size"])
         )
 
-    return {"webdataset": _version("webdataset"), "opencv": cv2.__version__}, run
+    return run
 
 
 def _batches(images: Iterable, batch_size: int) -> Iterator[list]:
@@ -126,9 +125,10 @@ def _batches(images: Iterable, batch_size: int) -> Iterator[list]:
 
 
 def _version(package: str) -> str:
-    import importlib.metadata
-
-    return importlib.metadata.version(package)
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # another build of it, as opencv-python
+        return "unknown"
 
 
 if __name__ == "__main__":

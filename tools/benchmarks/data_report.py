@@ -29,11 +29,12 @@ def markdown(report: dict) -> str:
         "",
         f"{machine_line(report['hardware'])}. {versions_line(report['versions'])}.",
         "",
-        "CPU milliseconds of an image, all threads of a process together: read, decoded, resized with antialiasing, in float32 "
-        "batches. Readers took turns, each in a process of its own; medians of "
-        f"{report['repetitions']} differences between a long and a short pass. Photos are crops of a few, enlarged where needed, as JPEGs "
-        "of quality 90. Ours also shuffle, check and tokenize five captions an image; the others only read images. "
-        "simplejpeg decodes wholly, or to the next n/8 of the size above the result; plain ones run with their defaults."
+        "CPU milliseconds of an image, all threads of a process together: read, decoded, resized with antialiasing, in "
+        "float32 batches. Readers took turns, each in a process of its own; medians of "
+        f"{report['repetitions']} differences between a long and a short pass. Photos are crops of a few, enlarged "
+        "where needed, as JPEGs of quality 90. Ours also shuffle, check and tokenize five captions an image; the others "
+        "only read images, with their defaults. simplejpeg decodes wholly; `smaller` lets it decode to the next n/8 of "
+        "the size above the result."
         + (f" Left out, as they cannot be imported: {left_out}." if left_out else ""),
         "",
         *table_lines(

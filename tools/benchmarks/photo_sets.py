@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ from PIL import Image
 
 QUALITY = 90
 CAPTIONS_PER_IMAGE = 5
-_WORDS = (
+_WORDS = re.findall(
+    r"\w+",
     "a the two young old brown black white small large dog cat man woman child horse boat street beach field snow "
-    "grass water runs stands jumps sits looks plays with in on over near behind ball hat bicycle window tree"
-).split()
+    "grass water runs stands jumps sits looks plays with in on over near behind ball hat bicycle window tree",
+)
 
 
 def write_photos(folder: Path, photos: str, *, num_images: int, size: tuple[int, int]) -> list[str]:
