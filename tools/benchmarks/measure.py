@@ -1,9 +1,10 @@
-"""What the decoding benchmark measures in turns: ours, the peer and the floor in one configuration; a folder of photos."""
+"""Measuring in turns; one configuration of the decoding benchmark: ours, the peer, the floor; a folder of photos."""
 
 import contextlib
 import dataclasses
 import statistics
 import sys
+from collections.abc import Hashable, Mapping
 
 from tools.benchmarks.worker import Worker
 
@@ -31,6 +32,31 @@ class Case:
     def __str__(self) -> str:
         sizes = self.given().items()
         return ", ".join(f"{key.removeprefix('num_').replace('_', ' ')} {value}" for key, value in sizes)
+
+
+def take_turns(
+    wanted: Mapping[Hashable, tuple[str, str, dict]], *, repetitions: int, versions: dict[str, str]
+) -> dict[Hashable, dict]:
+    """Measures each of some workers, one after the other, again and again.
+
+    Args:
+        wanted: for each name the interpreter, module and configuration of its worker.
+        repetitions: measurements of each.
+        versions: takes the versions of the libraries.
+
+    Returns:
+        For each name the medians of what its worker answered.
+    """
+    answers = {key: [] for key in wanted}
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for key, arguments in wanted.items():
+            workers[key] = stack.enter_context(Worker(*arguments))
+            versions.update(workers[key].about["versions"])
+        for _ in range(repetitions):
+            for key, worker in workers.items():
+                answers[key].append(worker.measure())
+    return {key: medians_of(measured) for key, measured in answers.items()}
 
 
 def measure_case(
@@ -65,17 +91,14 @@ def measure_case(
         wanted["TensorFlow", dtype] = (sys.executable, OURS, "floor", dtype)
         if peer_python:
             wanted["PyTorch", dtype] = (peer_python, PEER, "floor", dtype)
-    answers = {key: [] for key in wanted}
-    with contextlib.ExitStack() as stack:
-        workers = {}
-        for key, (python, module, part, dtype) in wanted.items():
-            configuration = shared | {"part": part, "dtype": dtype}
-            workers[key] = stack.enter_context(Worker(python, module, configuration))
-            versions.update(workers[key].about["versions"])
-        for _ in range(repetitions):
-            for key, worker in workers.items():
-                answers[key].append(worker.measure())
-    medians = {key: medians_of(measured) for key, measured in answers.items()}
+    medians = take_turns(
+        {
+            key: (python, module, shared | {"part": part, "dtype": dtype})
+            for key, (python, module, part, dtype) in wanted.items()
+        },
+        repetitions=repetitions,
+        versions=versions,
+    )
     ours = {dtype: medians["ours", dtype] for dtype in dtypes}
     for answer in [*ours.values(), *([medians["peer", "float32"]] if peer_python else [])]:
         _require_forced(answer, shared["num_tokens"])
