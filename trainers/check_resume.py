@@ -104,7 +104,7 @@ def _kill_at_random(process, run: RunFolder, chance: random.Random, longest_paus
     while process.is_alive() and _latest_step(run) <= last:
         time.sleep(POLL_SECONDS)
     # Not only right behind a checkpoint: also while one is written, and in a step.
-    process.join(chance.uniform(0, min(longest_pause, 0.2)))
+    process.join(chance.uniform(0, min(longest_pause, 0.05)))
     if not process.is_alive():
         _wait(process)
         return False
