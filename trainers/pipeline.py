@@ -15,6 +15,9 @@ from trainers.caption_sets import CaptionSet, EpochPlan, epoch_plan, ordered_pla
 
 ENDLESS = np.iinfo("int64").max
 
+_as_it_stands = tf.autograph.experimental.do_not_convert
+"""For functions that are graph code already: converting them would take over a second of each start."""
+
 
 class ImageSource(Protocol):
     """Where `x["images"]` comes from: one entry for each image of a caption set, in the same order."""
@@ -57,6 +60,7 @@ class ImageFiles:
         allow_flip = tf.constant(allowed)
         height, width = self.transform.image_size
 
+        @_as_it_stands
         def load(index, seed, rows):
             data = tf.io.read_file(paths[index])
             if augment:
@@ -129,6 +133,7 @@ def training_dataset(
         plan = epoch_plan(captions, captions_per_image, seed, int(epoch))
         return tuple(array[skipped:] for array in _arrays(plan))
 
+    @_as_it_stands
     def epoch_dataset(epoch):
         arrays = tf.numpy_function(plan_of, [epoch], (tf.int64, tf.int32, tf.int64))
         for array, shape in zip(arrays, ((None,), (None, 2), (None, captions_per_image)), strict=True):
@@ -176,6 +181,7 @@ def _with_texts(batches: tf.data.Dataset, captions: CaptionSet) -> tf.data.Datas
     token_ids, targets = tf.constant(table.token_ids), tf.constant(table.targets)
     padding_mask, sample_weight = tf.constant(table.padding_mask), tf.constant(table.sample_weight)
 
+    @_as_it_stands
     def look_up(images, rows):
         x = {
             "images": images,

@@ -15,6 +15,9 @@ from trainers.shards.reader import ShardReader
 PARALLEL_READS = 4
 """Batches that are read at the same time: enough for a disk, since decoding takes longer."""
 
+_as_it_stands = tf.autograph.experimental.do_not_convert
+"""For functions that are graph code already: converting them would take over a second of each start."""
+
 _ENCODED = {"data": tf.string, "seed": tf.int32, "allow_flip": tf.bool, "size": tf.int32}
 _REST = {"token_ids": tf.int32, "padding_mask": tf.bool, "targets": tf.int32, "sample_weight": tf.float32}
 
@@ -136,6 +139,7 @@ def read_batches(numbers: tf.data.Dataset, planned: Callable, reader: ShardReade
         encoded, rest = reader.read(planned(number))
         return tuple(encoded[name] for name in _ENCODED) + tuple(rest[name] for name in _REST)
 
+    @_as_it_stands
     def load(number):
         arrays = tf.numpy_function(read, [number], [*_ENCODED.values(), *_REST.values()])
         shapes = [(None,), (None, 2), (None,), (None, 2)] + [(None, *positions)] * len(_REST)
@@ -151,6 +155,7 @@ def read_batches(numbers: tf.data.Dataset, planned: Callable, reader: ShardReade
 def attach_texts(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Turns `(images, rest)` into what the training loop takes."""
 
+    @_as_it_stands
     def arrange(images, rest):
         x = {"images": images, "token_ids": rest["token_ids"], "padding_mask": rest["padding_mask"]}
         return x, rest["targets"], rest["sample_weight"]
@@ -167,6 +172,7 @@ def _is_jpeg(data):
 def _decoded(dataset: tf.data.Dataset, batch_size: int, load: Callable) -> tf.data.Dataset:
     """Decodes sample by sample across the limits of batches, and restores the batches that came in."""
 
+    @_as_it_stands
     def fill(encoded, rest):
         """A short batch gets blank samples behind its own, so that batches of B are batches that came in."""
         num_samples = tf.shape(encoded["data"])[0]
@@ -175,11 +181,13 @@ def _decoded(dataset: tf.data.Dataset, batch_size: int, load: Callable) -> tf.da
         rest = tf.nest.map_structure(lambda array: _padded(array, missing), rest)
         return encoded, rest, tf.sequence_mask(num_samples, batch_size)
 
+    @_as_it_stands
     def decode(encoded, rest, is_sample):
         data = tf.where(is_sample, encoded["data"], BLANK)
         size = tf.where(is_sample, encoded["size"], 1)
         return load(data, size, encoded["seed"], encoded["allow_flip"]), rest, is_sample
 
+    @_as_it_stands
     def cut(images, rest, is_sample):
         num_samples = tf.math.count_nonzero(is_sample, dtype=tf.int32)
         return images[:num_samples], tf.nest.map_structure(lambda array: array[:num_samples], rest)
