@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path += [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])]
 
 from bad_shards import all_kinds, write_kind
-from shards import plan_of, reader_of
+from shards import BlindTokenizer, plan_of, reader_of
 from tqdm import tqdm
 
 from captioner.images import Augmentation, ImageTransform
@@ -24,15 +24,6 @@ from trainers.shards.build_index import build_indexes
 from trainers.shards.engines import find_engine
 
 NUM_GOOD, BATCH_SIZE = 64, 32
-
-
-class Words:
-    """A token for each caption, whatever it says."""
-
-    start_token_id, end_token_id, pad_token_id = 1, 2, 0
-
-    def encode_batch(self, texts):
-        return [[5] for _ in texts]
 
 
 def main(path: str | None = None) -> int:
@@ -67,7 +58,7 @@ def main(path: str | None = None) -> int:
 
 def _num_shown(shard: str, engine: str) -> int:
     """Samples that one epoch shows."""
-    reader, _ = reader_of([shard], tokenizer=Words())
+    reader, _ = reader_of([shard], tokenizer=BlindTokenizer())
     dataset = training_batches(
         plan_of([shard]),
         reader,

@@ -23,6 +23,13 @@ class NumberTokenizer:
         return [[int(word) for word in text.split()] for text in texts]
 
 
+class BlindTokenizer(NumberTokenizer):
+    """Gives each caption one and the same token, whatever it says."""
+
+    def encode_batch(self, texts):
+        return [[5] for _ in texts]
+
+
 def encoded(pixels, kind="JPEG", **options) -> bytes:
     """A file of an image `(H, W, 3)`."""
     file = io.BytesIO()

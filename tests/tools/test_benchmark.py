@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from fake_worker import FakeWorker
 from tiny_captioner import random_images, tiny_captioner
 
 from tools import benchmark
@@ -15,20 +16,10 @@ from tools.benchmarks.worker import Worker
 from tools.errors import UsageError
 
 
-class FakeWorker:
+class DecodeWorker(FakeWorker):
     """Answers at once: the peer takes 6 seconds, ours 2, and a step's products 0.05."""
 
     num_tokens = None
-
-    def __init__(self, python, module, configuration):
-        self.module, self.configuration = module, configuration
-        self.about = {"versions": {module.rpartition(".")[2]: "1.0"}}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
 
     def measure(self):
         if self.configuration["part"] == "floor":
@@ -43,7 +34,7 @@ class FakeWorker:
 def test_every_size_and_dtype_is_in_the_report_with_hardware_versions_and_command(
     monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(measure, "Worker", FakeWorker)
+    monkeypatch.setattr(measure, "Worker", DecodeWorker)
     monkeypatch.setattr(sys, "argv", ["captioner", "benchmark", "decode", "--model", "tiny"])
     command = BenchmarkDecodeCommand(
         model="tiny", output=str(tmp_path / "decode.md"), peer_python="another python", repetitions=2
@@ -67,7 +58,7 @@ def test_every_size_and_dtype_is_in_the_report_with_hardware_versions_and_comman
 
 
 def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(measure, "Worker", FakeWorker)
+    monkeypatch.setattr(measure, "Worker", DecodeWorker)
     monkeypatch.setattr(benchmark, "python_with", lambda *modules: None)
     assert benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True)) == 0
     assert "| 1 | 5 | float32 | 0.33 | 0.50 | 67% | 7 | - | - | - |" in capsys.readouterr().out
@@ -77,7 +68,7 @@ def test_a_folder_of_photos_is_measured_when_it_is_given(monkeypatch, tmp_path, 
     photos = {"batch_size": 16, "preset": "bundled", "folder": {}, "first_captions": {}}
     photos["idle_rows"] = {"idle_share": 0.5, "num_photos": 4}
     asked = []
-    monkeypatch.setattr(measure, "Worker", FakeWorker)
+    monkeypatch.setattr(measure, "Worker", DecodeWorker)
     monkeypatch.setattr(benchmark, "measure_photos", lambda common, **others: asked.append(common) or photos)
     with pytest.raises(UsageError, match="holds no file"):
         benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True, photos=str(tmp_path)))
@@ -88,8 +79,8 @@ def test_a_folder_of_photos_is_measured_when_it_is_given(monkeypatch, tmp_path, 
 
 
 def test_captions_of_another_length_are_refused(monkeypatch):
-    monkeypatch.setattr(measure, "Worker", FakeWorker)
-    monkeypatch.setattr(FakeWorker, "num_tokens", 3)
+    monkeypatch.setattr(measure, "Worker", DecodeWorker)
+    monkeypatch.setattr(DecodeWorker, "num_tokens", 3)
     with pytest.raises(RuntimeError, match=r"must have 20 tokens.*they have 3"):
         benchmark_decode(BenchmarkDecodeCommand(model="tiny"))
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_worker import FakeWorker
 from PIL import Image
 
 from tools import benchmark_data as command_module
@@ -33,18 +34,10 @@ MILLISECONDS = {
 }  # fmt: skip
 
 
-class FakeWorker:
+class DataWorker(FakeWorker):
     """Answers at once: what `MILLISECONDS` says, 100, 101, 102 MB and half a second."""
 
-    def __init__(self, python, module, configuration):
-        self.configuration, self.epoch = configuration, 0
-        self.about = {"versions": {module.rpartition(".")[2]: "1.0"}}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
+    epoch = 0
 
     def measure(self):
         self.epoch += 1
@@ -58,8 +51,8 @@ class FakeWorker:
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(measure, "Worker", FakeWorker)
-    monkeypatch.setattr(command_module, "Worker", FakeWorker)
+    monkeypatch.setattr(measure, "Worker", DataWorker)
+    monkeypatch.setattr(command_module, "Worker", DataWorker)
 
 
 def small_set(folder, num_images=8, size=(40, 30)):

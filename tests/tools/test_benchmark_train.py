@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from fake_worker import FakeWorker
 
 from tools import benchmark_train as command_module
 from tools.benchmark import MODELS
@@ -14,18 +15,13 @@ from tools.benchmarks.measure import PEER
 from tools.benchmarks.worker import Worker
 
 
-class FakeWorker:
+class TrainWorker(FakeWorker):
     """Answers at once: a step takes the peer 6 seconds, JAX 3 and others 2, with half the work of the peer."""
 
     def __init__(self, python, module, configuration):
-        self.is_peer, self.configuration = module == PEER, configuration
+        super().__init__(python, module, configuration)
+        self.is_peer = module == PEER
         self.about = {"versions": {configuration["backend"]: python}}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        pass
 
     def measure(self):
         if self.configuration["part"] == "peak":
@@ -41,7 +37,7 @@ class FakeWorker:
 
 
 def test_every_library_dtype_and_encoder_is_in_the_report_beside_the_peer(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(measure_train, "Worker", FakeWorker)
+    monkeypatch.setattr(measure_train, "Worker", TrainWorker)
     monkeypatch.setattr(sys, "argv", ["captioner", "benchmark", "train", "--model", "tiny"])
     command = BenchmarkTrainCommand(
         model="tiny", output=str(tmp_path / "train.md"), peer_python="another python", repetitions=2
@@ -67,7 +63,7 @@ def test_every_library_dtype_and_encoder_is_in_the_report_beside_the_peer(monkey
 
 
 def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(measure_train, "Worker", FakeWorker)
+    monkeypatch.setattr(measure_train, "Worker", TrainWorker)
     monkeypatch.setattr(command_module, "python_with", lambda *modules: None)
     assert benchmark_train(BenchmarkTrainCommand(model="tiny", quick=True)) == 0
     text = capsys.readouterr().out

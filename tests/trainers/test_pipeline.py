@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
+from streams import assert_batches_equal, collect
 
 from captioner.images import Augmentation, ImageTransform, read_image
 from trainers.caption_sets import epoch_plan, tokenize_captions
@@ -49,16 +49,6 @@ def training(images, augmentation=AUGMENTATION, **kwargs):
     )
     arguments = {"batch_size": 2, "captions_per_image": 2, "seed": 3} | kwargs
     return training_dataset(captions, source, **arguments)
-
-
-def collect(dataset):
-    return [keras.tree.map_structure(np.asarray, batch) for batch in dataset.as_numpy_iterator()]
-
-
-def assert_batches_equal(actual, expected):
-    assert len(actual) == len(expected)
-    for a, b in zip(actual, expected, strict=True):
-        keras.tree.map_structure(np.testing.assert_array_equal, a, b)
 
 
 def test_a_validation_batch_is_what_was_written_by_hand(images):

@@ -7,10 +7,10 @@ import os
 import zlib
 from collections import Counter
 
-import keras
 import numpy as np
 import pytest
 from shards import encoded, open_all, plan_of, reader_of, write_shard
+from streams import assert_batches_equal, collect
 
 from captioner.images import Augmentation, ImageTransform, decode_image
 from trainers.shards.batches import decode_batches, training_batches, validation_batches
@@ -58,16 +58,6 @@ def batches(shards, augmentation=VARIED, reader=None, num_epochs=1, plan=None, *
     )
 
 
-def collect(dataset):
-    return [keras.tree.map_structure(np.asarray, batch) for batch in dataset.as_numpy_iterator()]
-
-
-def assert_equal(actual, expected):
-    assert len(actual) == len(expected)
-    for a, b in zip(actual, expected, strict=True):
-        keras.tree.map_structure(np.testing.assert_array_equal, a, b)
-
-
 def numbers_in(batch):
     """The sample that each place of a batch shows, by its first caption; None for a place that weighs nothing."""
     _, targets, weight = batch
@@ -108,7 +98,7 @@ def test_started_at_any_step_the_stream_is_that_of_an_uninterrupted_run(shards):
     assert len(whole) == 9
     for number in (1, 3, 5, 8):
         epoch, step = divmod(number, 3)
-        assert_equal(
+        assert_batches_equal(
             collect(batches(shards, num_epochs=3, first_epoch=epoch, first_step=step)), whole[number:]
         )
 
