@@ -49,6 +49,8 @@ def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCa
             settings.lora_alpha,
             settings.lora_mlp,
         )
+    if settings.gradient_checkpointing:
+        captioner.backbone.recompute_blocks()
     positions = captioner.backbone.max_sequence_length
     if settings.max_length > positions:
         raise ValueError(

@@ -140,6 +140,9 @@ class TrainSettings:
     average."""
     gradient_accumulation_steps: int = 1
     """Steps whose gradients are averaged before the weights change."""
+    gradient_checkpointing: bool = False
+    """Computes image and decoder blocks again in the backward pass (Chen et al., 2016): less memory, more time, the same
+    gradients."""
     dtype: Literal["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
     """Dtype policy of the model in training."""
     seed: int = 0

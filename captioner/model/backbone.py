@@ -257,6 +257,11 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         self.token_embedding.embeddings.trainable = "embeddings" in parts
         freeze_under_lora(decoder)
 
+    def recompute_blocks(self) -> None:
+        """Computes image and decoder blocks again in the backward pass, so that training needs less memory and more time."""
+        for block in (*getattr(self.image_tokens, "blocks", ()), *self.decoder.blocks):
+            block.recompute = True
+
     def default_lora_layer_names(self):
         attention = ("query_key_value", "self_attention_output")
         return [*attention, *(f"cross_attention_{name}" for name in ("query", "key_value", "output"))]
