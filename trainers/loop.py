@@ -23,6 +23,7 @@ from trainers.self_critical import SelfCriticalModel
 from trainers.settings import TrainSettings
 from trainers.step_checkpoints import StepCheckpoints, saving_on_signals
 from trainers.validation import Validator
+from trainers.wandb_log import WandbLog, import_wandb
 
 log = logging.getLogger("captioner")
 
@@ -74,8 +75,11 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
         DivergenceError: If the loss is no longer a number.
         CheckpointError: If a run to resume cannot be read.
         ValueError: If a run to resume had other data, or an image became unusable.
+        ImportError: If Weights & Biases is wanted and not installed.
         OSError: If the disk is full.
     """
+    if settings.wandb_project is not None:
+        import_wandb()  # before anything is built
     num_steps = settings.epochs * data.steps_per_epoch
     model = compiled_model(settings, captioner, num_steps, data.split, data.training_references)
     state = {"epoch": 0, "step": 0, "data": data.fingerprint}
@@ -189,7 +193,11 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
         _diverging_batch_stored(run, data, state),
         saving_on_signals(checkpoints),
         contextlib.closing(progress),
+        contextlib.ExitStack() as stack,
     ):
+        callbacks = [progress, checkpoints, end_of_epoch]
+        if settings.wandb_project is not None:
+            callbacks.append(stack.enter_context(contextlib.closing(WandbLog(settings, run))))
         # The rest of an epoch is a part of its own, as `fit` knows one length of epochs only.
         ends = [state["epoch"] + 1, settings.epochs] if state["step"] else [settings.epochs]
         for end in ends:
@@ -202,7 +210,7 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
                 steps_per_epoch=data.steps_per_epoch - state["step"],
                 shuffle=False,  # the batches come shuffled
                 verbose=0,
-                callbacks=[progress, checkpoints, end_of_epoch],
+                callbacks=callbacks,
             )
 
 

@@ -175,6 +175,8 @@ class TrainSettings:
     """Beams of those captions."""
     patience: int = 0
     """Stops after so many epochs without a better CIDEr; 0 never stops early."""
+    wandb_project: str | None = None
+    """Project of Weights & Biases that gets the metrics too, as `wandb login` or WANDB_MODE=offline has it."""
     weights_dtype: Literal["float32", "float16"] = "float32"
     """Storage of the exported preset's weights."""
 
