@@ -13,6 +13,7 @@ import tensorflow as tf
 from captioner.files import atomic_path
 from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit
+from trainers.accumulation import accumulated_batches
 from trainers.build import export_preset
 from trainers.callbacks import DivergenceError, EndOfEpoch, Progress, out_of_patience
 from trainers.checkpoint import CheckpointError, load_checkpoint
@@ -118,7 +119,9 @@ def compiled_model(
         references: the captions of each training image, for the self-critical objective.
     """
     model = training_model(captioner, split)
-    loss = CaptionLoss(settings.label_smoothing)
+    # Over accumulated batches, the mean is in the weights.
+    reduction = "sum" if settings.gradient_accumulation_steps > 1 else "mean_with_sample_weight"
+    loss = CaptionLoss(settings.label_smoothing, reduction)
     # XLA pays on accelerators; on a processor the gradients of convolutions ran ten times slower with it.
     jit_compile = bool(_accelerators()) if keras.config.backend() == "tensorflow" else "auto"
     if settings.objective == "self_critical":
@@ -204,7 +207,7 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
             if state["epoch"] == end or out_of_patience(settings, state):
                 break
             model.fit(
-                data.training(state["epoch"], state["step"]),
+                _training_batches(settings, data, state),
                 initial_epoch=state["epoch"],
                 epochs=end,
                 steps_per_epoch=data.steps_per_epoch - state["step"],
@@ -212,6 +215,16 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
                 verbose=0,
                 callbacks=callbacks,
             )
+
+
+def _training_batches(settings: TrainSettings, data: TrainingData, state: dict) -> tf.data.Dataset:
+    position = state["epoch"], state["step"]
+    # The self-critical objective weighs what it draws, and each batch alike.
+    if settings.gradient_accumulation_steps == 1 or settings.objective == "self_critical":
+        return data.training(*position)
+    return accumulated_batches(
+        data.training, settings.gradient_accumulation_steps, data.steps_per_epoch, *position
+    )
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ class TrainSettings:
     """Momentum of the average of the weights, such as 0.999; 0 keeps none. Validation and export use the
     average."""
     gradient_accumulation_steps: int = 1
-    """Steps whose gradients are averaged before the weights change."""
+    """Steps whose gradients are averaged before the weights change, as those of one big batch."""
     gradient_checkpointing: bool = False
     """Computes image and decoder blocks again in the backward pass (Chen et al., 2016): less memory, more time, the same
     gradients."""
