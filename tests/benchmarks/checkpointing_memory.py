@@ -22,6 +22,7 @@ def measure(recompute: bool, num_images: int, num_captions: int, num_tokens: int
     from trainers.loop import compiled_model
     from trainers.settings import TrainSettings
 
+    keras.utils.set_random_seed(0)
     settings = TrainSettings(run_dir=Path("unused"), gradient_checkpointing=recompute)
     backbone = CaptionerBackbone(**architecture(ARCHITECTURE))
     backbone.set_trainable_parts(settings.train_parts)
