@@ -12,6 +12,8 @@ class DrawnSeed(keras.random.SeedGenerator):
         seed: int tensor `(2,)`, from `SeedGenerator.next`.
     """
 
+    _initial_seed = None  # for PyTorch, which then drops by a state of its own and restores that by itself
+
     def __init__(self, seed):
         self.seed = seed  # instead of the variable that a generator has
 

@@ -11,21 +11,28 @@ from tiny_captioner import logits_of, random_batch, tiny_captioner
 
 SCRIPT = """
 import keras, numpy as np
+from captioner.model.lora import add_lora
 from tiny_captioner import random_batch, tiny_captioner
 results = []
 for recompute in (False, True):
     model = tiny_captioner(dropout=0.3)
     if recompute:
         model.backbone.recompute_blocks()
+    add_lora(model.backbone.decoder, ["cross_attention"], 2, 4.0)
+    adapted = model.backbone.decoder.blocks[0].cross_attention_output
+    before = [keras.ops.convert_to_numpy(v) for v in adapted.variables]
     batch = random_batch(model, 2, 3, 5)
     model.preprocessor = None
     model.compile(optimizer=keras.optimizers.SGD(1e-3), jit_compile=False)
     losses = [float(model.train_on_batch(batch, batch["token_ids"], return_dict=True)["loss"]) for _ in range(2)]
     if keras.config.backend() == "jax":
         model.jax_state_sync()
-    results.append((losses, [keras.ops.convert_to_numpy(v) for v in model.variables]))
+    unchanged = [np.array_equal(v, keras.ops.convert_to_numpy(w)) for v, w in zip(before, adapted.variables)]
+    assert unchanged == ["lora" not in v.path for v in adapted.variables], unchanged
+    results.append((losses, [keras.ops.convert_to_numpy(v) for v in model.weights]))
 (losses, values), (losses_again, values_again) = results
-assert losses == losses_again and losses[0] != losses[1], (losses, losses_again)
+np.testing.assert_allclose(losses_again, losses, rtol=1e-5)
+assert abs(losses[0] - losses[1]) > 0.01
 for a, b in zip(values, values_again, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 """
