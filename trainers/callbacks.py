@@ -159,7 +159,7 @@ class EndOfEpoch(keras.callbacks.Callback):
             from captioner.evaluation import contact_sheet
 
             rows = image_rows(self.paths, captions, self.validator.references, SHEET_IMAGES)
-            contact_sheet(rows, self.run.path / "validation.png", headline=f"Epoch {metrics['epoch']}")
+            contact_sheet(rows, self.run.contact_sheet, headline=f"Epoch {metrics['epoch']}")
 
     def _write_summaries(self, metrics):
         import tensorflow as tf

@@ -13,6 +13,7 @@ import tensorflow as tf
 from captioner.files import atomic_path
 from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit
+from trainers.accumulation import accumulated_batches
 from trainers.build import export_preset
 from trainers.callbacks import DivergenceError, EndOfEpoch, Progress, out_of_patience
 from trainers.checkpoint import CheckpointError, load_checkpoint
@@ -23,6 +24,7 @@ from trainers.self_critical import SelfCriticalModel
 from trainers.settings import TrainSettings
 from trainers.step_checkpoints import StepCheckpoints, saving_on_signals
 from trainers.validation import Validator
+from trainers.wandb_log import WandbLog, import_wandb
 
 log = logging.getLogger("captioner")
 
@@ -74,8 +76,11 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
         DivergenceError: If the loss is no longer a number.
         CheckpointError: If a run to resume cannot be read.
         ValueError: If a run to resume had other data, or an image became unusable.
+        ImportError: If Weights & Biases is wanted and not installed.
         OSError: If the disk is full.
     """
+    if settings.wandb_project is not None:
+        import_wandb()  # before anything is built
     num_steps = settings.epochs * data.steps_per_epoch
     model = compiled_model(settings, captioner, num_steps, data.split, data.training_references)
     state = {"epoch": 0, "step": 0, "data": data.fingerprint}
@@ -114,7 +119,9 @@ def compiled_model(
         references: the captions of each training image, for the self-critical objective.
     """
     model = training_model(captioner, split)
-    loss = CaptionLoss(settings.label_smoothing)
+    # Over accumulated batches, the mean is in the weights.
+    reduction = "sum" if settings.gradient_accumulation_steps > 1 else "mean_with_sample_weight"
+    loss = CaptionLoss(settings.label_smoothing, reduction)
     # XLA pays on accelerators; on a processor the gradients of convolutions ran ten times slower with it.
     jit_compile = bool(_accelerators()) if keras.config.backend() == "tensorflow" else "auto"
     if settings.objective == "self_critical":
@@ -189,21 +196,35 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
         _diverging_batch_stored(run, data, state),
         saving_on_signals(checkpoints),
         contextlib.closing(progress),
+        contextlib.ExitStack() as stack,
     ):
+        callbacks = [progress, checkpoints, end_of_epoch]
+        if settings.wandb_project is not None:
+            callbacks.append(stack.enter_context(contextlib.closing(WandbLog(settings, run))))
         # The rest of an epoch is a part of its own, as `fit` knows one length of epochs only.
         ends = [state["epoch"] + 1, settings.epochs] if state["step"] else [settings.epochs]
         for end in ends:
             if state["epoch"] == end or out_of_patience(settings, state):
                 break
             model.fit(
-                data.training(state["epoch"], state["step"]),
+                _training_batches(settings, data, state),
                 initial_epoch=state["epoch"],
                 epochs=end,
                 steps_per_epoch=data.steps_per_epoch - state["step"],
                 shuffle=False,  # the batches come shuffled
                 verbose=0,
-                callbacks=[progress, checkpoints, end_of_epoch],
+                callbacks=callbacks,
             )
+
+
+def _training_batches(settings: TrainSettings, data: TrainingData, state: dict) -> tf.data.Dataset:
+    position = state["epoch"], state["step"]
+    # The self-critical objective weighs what it draws, and each batch alike.
+    if settings.gradient_accumulation_steps == 1 or settings.objective == "self_critical":
+        return data.training(*position)
+    return accumulated_batches(
+        data.training, settings.gradient_accumulation_steps, data.steps_per_epoch, *position
+    )
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "checkpoint_minutes",
     "checkpoint_steps",
     "keep_checkpoints",
+    "wandb_project",
 )
 """Settings that do not change what a resumed run computes."""
 
@@ -69,6 +70,11 @@ class RunFolder:
     def diverged_batch(self) -> Path:
         """The batch of the step at which a run diverged: arrays of images, token_ids, padding_mask, targets, sample_weight."""
         return self.path / "diverged_batch.npz"
+
+    @property
+    def contact_sheet(self) -> Path:
+        """The last epoch's captions of validation images."""
+        return self.path / "validation.png"
 
     @property
     def preset(self) -> Path:

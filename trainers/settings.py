@@ -21,6 +21,7 @@ _LEAST = {
     "captions_per_image": 1,
     "num_samples": 1,
     "gradient_accumulation_steps": 1,
+    "lora_rank": 0,
     "validation_beams": 1,
     "max_length": 2,
     "train_tokenizer": 1,
@@ -98,6 +99,13 @@ class TrainSettings:
     frozen_until: str | None = None
     """With image_encoder in --train-parts: the layer of the image encoder up to which it stays frozen all
     the same."""
+    lora_rank: int = 0
+    """Rank of low-rank updates (LoRA; Hu et al., 2021), such as 8; 0 for none. They are trained in place of the decoder's
+    weights, embeddings included, and of a preset's cross-attention, and are merged into the exported preset."""
+    lora_alpha: float = 16.0
+    """Strength of the updates, divided by the rank."""
+    lora_mlp: bool = False
+    """Updates of the MLPs too; without it of the attention alone."""
 
     objective: Literal["cross_entropy", "self_critical"] = "cross_entropy"
     """cross_entropy learns the given captions; self_critical then raises the CIDEr of the captioner's own (Rennie et al.,
@@ -131,7 +139,10 @@ class TrainSettings:
     """Momentum of the average of the weights, such as 0.999; 0 keeps none. Validation and export use the
     average."""
     gradient_accumulation_steps: int = 1
-    """Steps whose gradients are averaged before the weights change."""
+    """Steps whose gradients are averaged before the weights change, as those of one big batch."""
+    gradient_checkpointing: bool = False
+    """Computes image and decoder blocks again in the backward pass (Chen et al., 2016): less memory, more time, the same
+    gradients."""
     dtype: Literal["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
     """Dtype policy of the model in training."""
     seed: int = 0
@@ -164,13 +175,15 @@ class TrainSettings:
     """Beams of those captions."""
     patience: int = 0
     """Stops after so many epochs without a better CIDEr; 0 never stops early."""
+    wandb_project: str | None = None
+    """Project of Weights & Biases that gets the metrics too, as `wandb login` or WANDB_MODE=offline has it."""
     weights_dtype: Literal["float32", "float16"] = "float32"
     """Storage of the exported preset's weights."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             self._require(name, lambda value, least=least: value >= least, f"at least {least}")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "clip_norm", "lora_alpha"):
             self._require(name, lambda value: 0 < value < math.inf, "above 0")
         self._require("weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
         for name in _SHARES:
@@ -189,6 +202,11 @@ class TrainSettings:
         _ = self.augmentation  # refuses what is out of range
         if self.objective == "self_critical":
             self._check_self_critical()
+        if self.lora_rank and not self.lora_parts:
+            raise ValueError(
+                "`lora_rank` needs pretrained weights to stay as they are: a `preset`, or a `gpt2` with decoder among the "
+                f"train_parts; received preset={self.preset}, gpt2={self.gpt2} and train_parts={self.train_parts}."
+            )
         for name in FIXED_BY_GPT2 if self.gpt2 is not None else ():
             if (value := getattr(self, name)) != getattr(TrainSettings, name):
                 raise ValueError(
@@ -213,6 +231,12 @@ class TrainSettings:
         value = getattr(self, name)
         if value is not None and not holds(value):
             raise ValueError(f"`{name}` must be {rule}; received {name}={value}.")
+
+    @property
+    def lora_parts(self) -> tuple[Part, ...]:
+        """The trained parts that come pretrained and can have low-rank updates; a GPT-2 brings no cross-attention."""
+        pretrained = ("cross_attention", "decoder") if self.preset else ("decoder",) if self.gpt2 else ()
+        return tuple(part for part in pretrained if part in self.train_parts)
 
     @property
     def augmentation(self) -> Augmentation | None:

@@ -12,6 +12,7 @@ from captioner.model.encoder_split import EncoderSplit, split_image_encoder
 from captioner.model.gpt2_decoder import GPT2Decoder
 from captioner.model.image_encoders import build_image_encoder
 from captioner.model.image_tokens import ImageTokens, PlainImageTokens
+from captioner.model.lora import freeze_under_lora
 
 PARTS = ("image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings")
 """The parts of a captioner that can be frozen one by one."""
@@ -225,7 +226,8 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         return keras.ops.squeeze(outputs, 1) if squeeze else outputs
 
     def set_trainable_parts(self, parts: Iterable[str], frozen_until: str | None = None) -> None:
-        """Trains the named parts and freezes the others. Special tokens are always trained.
+        """Trains the named parts and freezes the others. Special tokens are always trained, but with LoRA: of a part
+        that has it, only the updates are trained (`add_lora`).
 
         Args:
             parts: names of `PARTS`. `image_encoder`; `image_blocks`: projection, positions and bidirectional
@@ -253,9 +255,16 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         decoder.final_norm.trainable = "decoder" in parts
         decoder.position_embedding.trainable = "embeddings" in parts
         self.token_embedding.embeddings.trainable = "embeddings" in parts
+        freeze_under_lora(decoder)
+
+    def recompute_blocks(self) -> None:
+        """Computes image and decoder blocks again in the backward pass, so that training needs less memory and more time."""
+        for block in (*getattr(self.image_tokens, "blocks", ()), *self.decoder.blocks):
+            block.recompute = True
 
     def default_lora_layer_names(self):
-        return ["query_key_value", "cross_attention_query", "cross_attention_key_value"]
+        attention = ("query_key_value", "self_attention_output")
+        return [*attention, *(f"cross_attention_{name}" for name in ("query", "key_value", "output"))]
 
     def get_config(self):
         encoder = self.image_encoder_name or keras.saving.serialize_keras_object(self.image_encoder)

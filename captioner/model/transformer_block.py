@@ -7,6 +7,8 @@ heads, H head width, D width.
 import keras
 from keras import ops
 
+from captioner.model.recomputation import drawn_dropout, recomputed
+
 
 def split_heads(x, num_heads: int):
     """`(B, T, N*H)` -> `(B, N, T, H)`."""
@@ -21,7 +23,7 @@ def merge_heads(x):
     return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
 
 
-def attend(queries, keys, values, mask=None, dropout=None, training=None):
+def attend(queries, keys, values, mask=None, dropout=None):
     """Scaled dot-product attention, with the softmax in float32 whatever the dtype of the inputs.
 
     Args:
@@ -29,7 +31,7 @@ def attend(queries, keys, values, mask=None, dropout=None, training=None):
         keys: float tensor `(B, N, S, H)`.
         values: float tensor `(B, N, S, H)`.
         mask: bool tensor broadcastable to `(B, N, T, S)`; True = attend. None attends everywhere.
-        dropout: optional layer applied to the weights.
+        dropout: optional function applied to the weights.
 
     Returns:
         `(outputs (B, N, T, H), weights (B, N, T, S))`; the weights are those before dropout.
@@ -42,7 +44,7 @@ def attend(queries, keys, values, mask=None, dropout=None, training=None):
     if mask is not None:
         scores = ops.where(mask, scores, -1e9)
     weights = ops.cast(ops.softmax(scores, axis=-1), values.dtype)
-    dropped = weights if dropout is None else dropout(weights, training=training)
+    dropped = weights if dropout is None else dropout(weights)
     return ops.matmul(dropped, values), weights
 
 
@@ -98,6 +100,8 @@ class TransformerBlock(keras.layers.Layer):
         self.cross_attention = cross_attention
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.recompute = False
+        """Whether a pass without a cache keeps its inputs alone for the gradient; it then gives no attention weights."""
 
     def _dense(self, units: int, name: str):
         return keras.layers.Dense(
@@ -169,21 +173,37 @@ class TransformerBlock(keras.layers.Layer):
         cache_index=None,
         training=None,
     ):
-        branch, cache = self._self_attend(
-            self.self_attention_norm(x), self_attention_mask, cache, cache_index, training
-        )
-        x = x + self.residual_dropout(branch, training=training)
+        if self.recompute and cache is None:
+            return self._recomputed(x, self_attention_mask, image_keys, image_values, training), None, None
+
+        def drop(layer, x):
+            return layer(x, training=training)
+
+        return self._forward(x, self_attention_mask, image_keys, image_values, cache, cache_index, drop)
+
+    def _recomputed(self, x, mask, image_keys, image_values, training):
+        branches = [self.attention_dropout, self.residual_dropout] * (2 if self.cross_attention else 1)
+        begin_pass = drawn_dropout([*branches, self.residual_dropout], training)
+
+        def forward(x, image_keys=None, image_values=None):
+            return self._forward(x, mask, image_keys, image_values, None, None, begin_pass())[0]
+
+        image = (image_keys, image_values) if self.cross_attention else ()
+        return recomputed(forward, x, *image)
+
+    def _forward(self, x, mask, image_keys, image_values, cache, cache_index, drop):
+        """As `call`, with `drop(layer, x)` for each use of dropout."""
+        branch, cache = self._self_attend(self.self_attention_norm(x), mask, cache, cache_index, drop)
+        x = x + drop(self.residual_dropout, branch)
         weights = None
         if self.cross_attention:
-            branch, weights = self._cross_attend(
-                self.cross_attention_norm(x), image_keys, image_values, training
-            )
-            x = x + self.residual_dropout(branch, training=training)
+            branch, weights = self._cross_attend(self.cross_attention_norm(x), image_keys, image_values, drop)
+            x = x + drop(self.residual_dropout, branch)
         branch = ops.gelu(self.mlp_intermediate(self.mlp_norm(x)), approximate=True)
-        x = x + self.residual_dropout(self.mlp_output(branch), training=training)
+        x = x + drop(self.residual_dropout, self.mlp_output(branch))
         return x, cache, weights
 
-    def _self_attend(self, x, mask, cache, cache_index, training):
+    def _self_attend(self, x, mask, cache, cache_index, drop):
         queries, keys, values = ops.split(self.query_key_value(x), 3, axis=-1)
         if cache is not None:
             cache = tuple(
@@ -195,7 +215,7 @@ class TransformerBlock(keras.layers.Layer):
         else:
             num_images = ops.shape(x)[0]
             keys, values = split_heads(keys, self.num_heads), split_heads(values, self.num_heads)
-        outputs, _ = self._attend_folded(queries, keys, values, num_images, mask, training)
+        outputs, _ = self._attend_folded(queries, keys, values, num_images, mask, drop)
         return self.self_attention_output(outputs), cache
 
     def _extend(self, cache, new, cache_index):
@@ -205,17 +225,17 @@ class TransformerBlock(keras.layers.Layer):
         new = ops.cast(ops.transpose(new, (0, 3, 2, 1, 4)), cache.dtype)
         return ops.slice_update(cache, (0, 0, cache_index, 0, 0), new)
 
-    def _cross_attend(self, x, image_keys, image_values, training):
+    def _cross_attend(self, x, image_keys, image_values, drop):
         queries, num_images = self.cross_attention_query(x), ops.shape(image_keys)[0]
-        outputs, weights = self._attend_folded(queries, image_keys, image_values, num_images, None, training)
+        outputs, weights = self._attend_folded(queries, image_keys, image_values, num_images, None, drop)
         return self.cross_attention_output(outputs), weights
 
-    def _attend_folded(self, queries, keys, values, num_images, mask, training):
+    def _attend_folded(self, queries, keys, values, num_images, mask, drop):
         """Attention of `(R, T, D)`. The G texts of an image are folded into the time axis, so that what they share is
         never tiled."""
         length, width = ops.shape(queries)[1], queries.shape[-1]
         folded = split_heads(ops.reshape(queries, (num_images, -1, width)), self.num_heads)
-        outputs, weights = attend(folded, keys, values, mask, self.attention_dropout, training)
+        outputs, weights = attend(folded, keys, values, mask, lambda x: drop(self.attention_dropout, x))
         return ops.reshape(merge_heads(outputs), (-1, length, width)), weights
 
     def compute_output_shape(self, x_shape):

@@ -42,3 +42,10 @@ def test_training_from_a_pretrained_decoder_teaches_its_cross_attention(gpt2, tr
         - hugging_face_tensors(TWO)["transformer.wte.weight"]
     )
     assert 0 < moved.max() < 0.1  # it began there
+
+
+def test_gradient_checkpointing_reaches_each_image_and_decoder_block(settings, tmp_path):
+    for wanted in (False, True):
+        backbone = build_captioner(settings(tmp_path, gradient_checkpointing=wanted), []).backbone
+        blocks = (*backbone.image_tokens.blocks, *backbone.decoder.blocks)
+        assert len(blocks) == 2 and all(block.recompute is wanted for block in blocks)

@@ -217,7 +217,8 @@ def test_lora_changes_nothing_until_it_is_trained(model):
     model.backbone.enable_lora(2)
     np.testing.assert_allclose(logits_of(model, batch), before, atol=1e-4)
     adapted = {path.split("/")[-2] for path in trainable_paths(model) if "lora" in path}
-    assert adapted == {"query_key_value", "cross_attention_query", "cross_attention_key_value"}
+    cross = {f"cross_attention_{name}" for name in ("query", "key_value", "output")}
+    assert adapted == {"query_key_value", "self_attention_output"} | cross
 
 
 def test_plain_image_tokens_are_the_encoders_sequence_and_survive_a_preset(tmp_path):
