@@ -15,8 +15,8 @@ from captioner.python_calls import python_call
 RATIOS = (1, 2, 4, 8)
 """What a JPEG decoder can divide the size of an image by."""
 
-MAX_SCALED_LOSS = 1.5
-"""How much a JPEG may lose by decoding it smaller, see `jpeg_ratio`; 1.5 keeps 95% of photos within 0.8 grey levels."""
+MAX_SCALED_LOSS = 2.0
+"""How much a JPEG may lose by decoding it smaller, see `jpeg_ratio`; 2 keeps 95% of photos within one grey level."""
 
 
 _MARGIN = 2
