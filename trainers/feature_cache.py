@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from captioner.files import atomic_path
 from captioner.images import Augmentation, ImageTransform
+from captioner.python_calls import python_call
 from trainers.disk import default_cache_dir, explained_disk_errors, require_free_space
 from trainers.encode_images import encode_views
 from trainers.pipeline import ImageFiles
@@ -70,7 +71,7 @@ class FeatureCache:
 
         def load(index, seed, rows):
             view = seed[:, 0] % self.num_views if augment else tf.zeros_like(seed[:, 0])
-            features = tf.numpy_function(self.read, [index, view], tf.float16, stateful=False)
+            features = tf.numpy_function(python_call(self.read), [index, view], tf.float16, stateful=False)
             return tf.cast(tf.ensure_shape(features, (None, *self.feature_shape)), tf.float32), rows
 
         # At most as many batches in memory as there are readers; reading is copying from the page cache.

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from captioner.images import Augmentation, ImageTransform, decode_in_graph, load_view
+from captioner.python_calls import python_call
 from trainers.caption_sets import CaptionSet, EpochPlan, epoch_plan, ordered_plan
 
 ENDLESS = np.iinfo("int64").max
@@ -135,7 +136,7 @@ def training_dataset(
 
     @_as_it_stands
     def epoch_dataset(epoch):
-        arrays = tf.numpy_function(plan_of, [epoch], (tf.int64, tf.int32, tf.int64))
+        arrays = tf.numpy_function(python_call(plan_of), [epoch], (tf.int64, tf.int32, tf.int64))
         for array, shape in zip(arrays, ((None,), (None, 2), (None, captions_per_image)), strict=True):
             array.set_shape(shape)
         plan = tf.data.Dataset.from_tensor_slices(tuple(arrays))

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from captioner.images.jpeg import read_header
+from captioner.python_calls import python_call
 
 MAX_PIXELS = 100_000_000
 """Largest H*W that is decoded; an image of this size takes about 0.7 GB while it is decoded."""
@@ -132,13 +133,13 @@ def decode_in_graph(data, max_pixels: int = MAX_PIXELS):
 
     def by_pillow():
         decode = functools.partial(decode_image, max_pixels=max_pixels)
-        return tf.numpy_function(decode, [data], tf.uint8, stateful=False)
+        return tf.numpy_function(python_call(decode), [data], tf.uint8, stateful=False)
 
     def by_tensorflow():  # these settings give Pillow's pixels
         return tf.io.decode_jpeg(data, channels=3, fancy_upscaling=True, dct_method="INTEGER_ACCURATE")
 
     is_plain = functools.partial(is_plain_jpeg, max_pixels=max_pixels)
-    is_plain = tf.ensure_shape(tf.numpy_function(is_plain, [data], tf.bool, stateful=False), ())
+    is_plain = tf.ensure_shape(tf.numpy_function(python_call(is_plain), [data], tf.bool, stateful=False), ())
     return tf.ensure_shape(tf.cond(is_plain, by_tensorflow, by_pillow), (None, None, 3))
 
 

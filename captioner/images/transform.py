@@ -180,12 +180,16 @@ def as_image(image):
     return image
 
 
+_STRONG_SHRINKAGE = 2.5
+"""Above it, TensorFlow's operation is faster over its rows than over its columns; the pixels are the same."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Resampling:
     """Antialiased resampling of one axis: position `x` goes to `x * scale + shift`.
 
-    TensorFlow's operation is fast over channels and slow over columns, so all that is not the axis becomes channels: to
-    the bit the same pixels as with both axes at once, in a third of the time.
+    TensorFlow's operation is fast over channels, so all that is not the axis becomes channels: to the bit the same pixels
+    as with both axes at once, in less than half of the time.
     """
 
     new_length: typing.Any
@@ -206,21 +210,47 @@ class _Resampling:
         import tensorflow as tf
 
         rows, columns, channels = tf.unstack(tf.shape(image))
-        resampled = tf.raw_ops.ScaleAndTranslate(
-            images=tf.reshape(image, [1, rows, 1, columns * channels]),
-            size=tf.stack([self.new_length, 1]),
-            scale=tf.stack([self.scale, 1.0]),
-            translation=tf.stack([self.shift, 0.0]),
-            kernel_type=kernel,
-            antialias=True,
-        )
-        return tf.reshape(resampled, [self.new_length, columns, channels])
+        flat = tf.reshape(image, [rows, columns * channels])
+        return tf.reshape(self._of_first_axis(flat, kernel), [self.new_length, columns, channels])
 
     def of_columns(self, image, kernel: str):
         """`(H, W, 3)` to float32 `(H, new_length, 3)`."""
         import tensorflow as tf
 
-        return tf.transpose(self.of_rows(tf.transpose(image, [1, 0, 2]), kernel), [1, 0, 2])
+        rows, columns, channels = tf.unstack(tf.shape(image))
+        flat = tf.reshape(image, [rows, columns * channels])
+
+        def resampled():  # transposing two axes is faster than three, so the channels go with the columns
+            columns_first = tf.reshape(tf.transpose(flat), [columns, channels * rows])
+            new = self._of_first_axis(columns_first, kernel)
+            return tf.transpose(tf.reshape(new, [self.new_length * channels, rows]))
+
+        flat = tf.cond(self._is_identity(columns), lambda: tf.cast(flat, tf.float32), resampled)
+        return tf.reshape(flat, [rows, self.new_length, channels])
+
+    def _of_first_axis(self, values, kernel: str):
+        """`(L, N)` to float32 `(new_length, N)`."""
+        import tensorflow as tf
+
+        length, count = tf.unstack(tf.shape(values))
+        over_rows = self.scale * _STRONG_SHRINKAGE < 1.0
+
+        def resampled():
+            new = tf.raw_ops.ScaleAndTranslate(
+                images=tf.reshape(values, tf.where(over_rows, [1, length, 1, count], [1, 1, length, count])),
+                size=tf.where(over_rows, [self.new_length, 1], [1, self.new_length]),
+                scale=tf.where(over_rows, [self.scale, 1.0], [1.0, self.scale]),
+                translation=tf.where(over_rows, [self.shift, 0.0], [0.0, self.shift]),
+                kernel_type=kernel,
+                antialias=True,
+            )
+            return tf.reshape(new, [self.new_length, count])
+
+        return tf.cond(self._is_identity(length), lambda: tf.cast(values, tf.float32), resampled)
+
+    def _is_identity(self, length):
+        """bool tensor `()`: whether so many rows or columns stay as they are."""
+        return (self.scale == 1.0) & (self.shift == 0.0) & (self.new_length == length)
 
 
 def _quotient(numerator, denominator):

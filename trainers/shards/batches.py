@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from captioner.images import Augmentation, ImageTransform, view_of_image, view_of_jpeg
+from captioner.python_calls import python_call
 from trainers.shards.plan import NOTHING, PlannedSamples, ShardPlan
 from trainers.shards.ppm import BLANK, decode_ppm
 from trainers.shards.reader import ShardReader
@@ -141,7 +142,7 @@ def read_batches(numbers: tf.data.Dataset, planned: Callable, reader: ShardReade
 
     @_as_it_stands
     def load(number):
-        arrays = tf.numpy_function(read, [number], [*_ENCODED.values(), *_REST.values()])
+        arrays = tf.numpy_function(python_call(read), [number], [*_ENCODED.values(), *_REST.values()])
         shapes = [(None,), (None, 2), (None,), (None, 2)] + [(None, *positions)] * len(_REST)
         for array, shape in zip(arrays, shapes, strict=True):
             array.set_shape(shape)

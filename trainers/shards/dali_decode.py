@@ -65,15 +65,21 @@ def decode_batches(
     num_rest_bytes = sum(column.num_bytes for column in columns)
     head = functools.partial(_head, transform=transform, augmentation=augmentation or Augmentation())
 
+    # These functions are graph code already: converting them would take long at each start.
+    as_it_stands = tf.autograph.experimental.do_not_convert
+
+    @as_it_stands
     def pack_rest(encoded, rest):
         values = zip(columns, tf.nest.flatten(rest), strict=True)
         nothing = tf.zeros((tf.shape(encoded["data"])[0], 0), tf.uint8)
         return encoded, tf.concat([nothing, *(column.pack(value) for column, value in values)], 1)
 
+    @as_it_stands
     def pack(encoded, rest):
         numbers = head(encoded["size"], encoded["seed"], encoded["allow_flip"], True)
         return tf.concat([numbers, rest, tf.io.decode_raw(encoded["data"], tf.uint8)], 0)
 
+    @as_it_stands
     def unpack(images, tail):
         num_samples = tf.reduce_sum(tf.bitcast(tail[:, :4], tf.int32))
         tail, values, start = tail[:num_samples], [], 4
@@ -89,6 +95,7 @@ def decode_batches(
     ], 0)  # fmt: skip
     blanks = tf.data.Dataset.from_tensors(blank).repeat()
 
+    @as_it_stands
     def filled(encoded, rest):
         # DALI takes whole batches only: the last of each epoch would be filled from the next.
         samples = tf.data.Dataset.from_tensor_slices((encoded, rest)).map(pack)
@@ -108,7 +115,7 @@ def decode_batches(
             **options,
         )
     # DALI's dataset ends with its input, but says that it is infinite; after take_while its length is unknown.
-    return decoded.map(unpack).take_while(lambda images, rest: tf.shape(images)[0] > 0)
+    return decoded.map(unpack).take_while(as_it_stands(lambda images, rest: tf.shape(images)[0] > 0))
 
 
 def _plugin():

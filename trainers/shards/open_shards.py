@@ -44,7 +44,10 @@ class OpenShards:
     ):
         self.shards = tuple(shards)
         self.summaries = tuple(summaries)
-        self._read_index = functools.lru_cache(max_indexes)(read_index)
+        paths = self.shards  # no function below may hold `self`: that would keep files open
+        self._read_index = functools.lru_cache(max_indexes)(
+            lambda shard: read_index(index_path(paths[shard]))
+        )
         # A file is closed when the cache has forgotten it and the last thread is done with it.
         # What is open cannot leave the cache: no more than a block reads from.
         num_files = MAX_OPEN_FILES if cache is None else min(MAX_OPEN_FILES, max_indexes)
@@ -70,7 +73,7 @@ class OpenShards:
         """The name of a sample, for people."""
         name = os.path.basename(self.shards[shard])
         try:
-            return f"{name}/{self._read_index(index_path(self.shards[shard])).sample_key(row)}"
+            return f"{name}/{self._read_index(shard).sample_key(row)}"
         except (ShardIndexError, OSError, IndexError):
             return f"{name}, sample {row}"
 
@@ -108,7 +111,7 @@ class OpenShards:
 
     def _entries(self, shard: int, row: int) -> ShardIndex:
         try:
-            index = self._read_index(index_path(self.shards[shard]))
+            index = self._read_index(shard)
         except (ShardIndexError, OSError) as error:
             raise self._unusable("unreadable index", shard, row, str(error)) from error
         if index.num_samples != self.summaries[shard].num_samples:

@@ -122,7 +122,9 @@ def test_impossible_crops_and_interpolations_are_refused(settings, message):
         ImageTransform(image_size=(2, 3), **settings)
 
 
-@pytest.mark.parametrize("shape", [(37, 53), (20, 20), (5, 9), (1, 1), (300, 7)])
+@pytest.mark.parametrize(
+    "shape", [(37, 53), (20, 20), (5, 9), (1, 1), (300, 7), (90, 200), (16, 9), (50, 23), (16, 23)]
+)
 def test_axis_by_axis_gives_the_bits_of_both_axes_at_once(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype="uint8")
     expected = tf.image.resize(tf.cast(image, tf.float32)[None], (16, 23), antialias=True)[0]
