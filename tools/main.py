@@ -225,12 +225,15 @@ def parse(command: Command, settings: type, words: Sequence[str], default: Any =
     (0) or a wrong flag (2)."""
     import tyro
 
+    from tools.setting_flags import FLAGS
+
     return tyro.cli(
         settings,
         default=default,
         prog=" ".join(("captioner", *command.words)),
         description=inspect.cleandoc(settings.__doc__ or ""),
         args=list(words),
+        registry=FLAGS,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone),
     )
 

@@ -82,6 +82,12 @@ def _converted(value: Any, kind: Any, name: str) -> Any:
         return _converted(value, kind, name)
     if origin is tuple and isinstance(value, list):
         return tuple(_converted(item, arguments[0], name) for item in value)
+    if origin is dict and isinstance(value, dict):
+        keys, values = arguments
+        return {
+            _converted(key, keys, f"a key of {name}"): _converted(item, values, f"{key} of {name}")
+            for key, item in value.items()
+        }
     if origin is typing.Literal and value in arguments:
         return value
     if kind is Path and isinstance(value, str):

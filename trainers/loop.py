@@ -13,6 +13,7 @@ import tensorflow as tf
 from captioner.files import atomic_path
 from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit
+from captioner.model.parts import variables_of_parts
 from trainers.build import export_preset
 from trainers.callbacks import DivergenceError, EndOfEpoch, Progress, out_of_patience
 from trainers.checkpoint import CheckpointError, load_checkpoint
@@ -121,7 +122,10 @@ def compiled_model(
         encode = feature_encoder(captioner, split) if split else captioner.backbone.encode_images
         model = SelfCriticalModel(model, captioner, encode, references, settings)
         loss, jit_compile = model.caption_loss, False  # the reward is Python
-    model.compile(optimizer=build_optimizer(settings, num_steps), loss=loss, jit_compile=jit_compile)
+    parts = variables_of_parts(captioner.backbone)
+    part_by_variable = {id(variable): part for part, variables in parts.items() for variable in variables}
+    optimizer = build_optimizer(settings, num_steps, lambda variable: part_by_variable[id(variable)])
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     # At the end of each `fit` Keras would put the averages in place of the weights: a run in parts could not go on.
     model.optimizer.finalize_variable_values = lambda variables: None

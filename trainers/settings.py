@@ -121,8 +121,12 @@ class TrainSettings:
     """Share of the steps in which the rate rises from 0."""
     final_learning_rate_fraction: float = 0.0
     """Rate at the end of the cosine, as a share of the peak."""
+    rate_scales: dict[Part, float] = dataclasses.field(default_factory=dict)
+    """Rates of single parts, as shares of the rate: image_encoder=0.1 trains the image network at a tenth."""
     weight_decay: float = 0.01
     """AdamW's; norms, biases and positions are left out."""
+    weight_decays: dict[Part, float] = dataclasses.field(default_factory=dict)
+    """Weight decays of single parts, instead of that one: embeddings=0."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
     label_smoothing: float = 0.1
@@ -173,6 +177,8 @@ class TrainSettings:
         for name in ("learning_rate", "clip_norm"):
             self._require(name, lambda value: 0 < value < math.inf, "above 0")
         self._require("weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
+        self._check_parts("rate_scales", lambda value: 0 < value < math.inf, "above 0")
+        self._check_parts("weight_decays", lambda value: 0 <= value < math.inf, "at least 0")
         for name in _SHARES:
             self._require(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
         if self.frozen_until is not None and "image_encoder" not in self.train_parts:
@@ -207,6 +213,16 @@ class TrainSettings:
             raise ValueError(
                 "`num_samples` must be at least 2 with baseline=mean, the mean of the other samples; received 1."
             )
+
+    def _check_parts(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
+        """Refuses numbers of parts that are not trained, and numbers that break their rule."""
+        for part, value in getattr(self, name).items():
+            if part not in self.train_parts:
+                raise ValueError(
+                    f"`{name}` must name parts that are trained ({', '.join(self.train_parts)}); received {part}={value}."
+                )
+            if not holds(value):
+                raise ValueError(f"`{name}` must be {rule}; received {part}={value}.")
 
     def _require(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
         """Refuses a number that breaks its rule; None stands for the architecture's own."""
