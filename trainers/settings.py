@@ -9,8 +9,7 @@ from typing import Literal
 
 from captioner.images import Augmentation
 from captioner.images.transform import ResizeMode
-
-Part = Literal["image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings"]
+from trainers.stages import Part, Stage, stage_settings
 
 _LEAST = {
     "epochs": 1,
@@ -39,7 +38,6 @@ _SHARES = (
     "label_smoothing",
     "ema_momentum",
     "warmup_fraction",
-    "final_learning_rate_fraction",
 )
 FIXED_BY_GPT2 = ("hidden_dim", "num_heads", "num_layers", "train_tokenizer", "tokenizer", "preset")
 """Settings that a pretrained decoder decides."""
@@ -109,6 +107,10 @@ class TrainSettings:
     cross_entropy_weight: float = 0.0
     """self_critical: share of the loss that still learns the given captions."""
 
+    stages: tuple[Stage, ...] = ()
+    """Trains in stages, each with its own parts, epochs and rate. gpt2, for --gpt2: an epoch of the image blocks and the
+    cross-attention, which are fresh, one of the decoder too, three of all, the image encoder at a tenth of the rate of 1e-4.
+    Stages of your own stand in the file of --config."""
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 32
@@ -120,7 +122,7 @@ class TrainSettings:
     warmup_fraction: float = 0.05
     """Share of the steps in which the rate rises from 0."""
     final_learning_rate_fraction: float = 0.0
-    """Rate at the end of the cosine, as a share of the peak."""
+    """Rate at the end of the cosine, as a share of the peak; 1 keeps the rate."""
     rate_scales: dict[Part, float] = dataclasses.field(default_factory=dict)
     """Rates of single parts, as shares of the rate: image_encoder=0.1 trains the image network at a tenth."""
     weight_decay: float = 0.01
@@ -172,6 +174,9 @@ class TrainSettings:
     """Storage of the exported preset's weights."""
 
     def __post_init__(self) -> None:
+        if self.stages:
+            stage_settings(self)  # each of them is checked like a run
+            return
         for name, least in _LEAST.items():
             self._require(name, lambda value, least=least: value >= least, f"at least {least}")
         for name in ("learning_rate", "clip_norm"):
@@ -181,6 +186,7 @@ class TrainSettings:
         self._check_parts("weight_decays", lambda value: 0 <= value < math.inf, "at least 0")
         for name in _SHARES:
             self._require(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
+        self._require("final_learning_rate_fraction", lambda value: 0 <= value <= 1, "from 0 to 1")
         if self.frozen_until is not None and "image_encoder" not in self.train_parts:
             raise ValueError(
                 f"`frozen_until` needs image_encoder among the train_parts; received "
@@ -242,4 +248,5 @@ class TrainSettings:
 
     def to_dict(self) -> dict:
         """The settings as JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        values = dataclasses.asdict(self) | {"stages": [stage.changes for stage in self.stages]}
+        return json.loads(json.dumps(values, default=str))
