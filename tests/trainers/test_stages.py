@@ -169,7 +169,9 @@ def test_a_damaged_checkpoint_of_a_stage_falls_back_into_the_one_before(finished
 
 def test_a_staged_run_killed_by_the_system_equals_one_that_ran_through(settings, tmp_path):
     stages = (dataclasses.replace(FRESH, epochs=3), dataclasses.replace(LATE_LAYERS, epochs=3))
-    run = settings(tmp_path / "run", **STAGED | {"stages": stages, "num_validation_captions": 1})
+    run = settings(
+        tmp_path / "run", **STAGED | {"learning_rate": 5e-4, "stages": stages, "num_validation_captions": 1}
+    )
     report = check_resume(train_csv, run, tmp_path, num_kills=6)
     assert report.differences == ()
     assert min(report.killed_at) < 9 < max(report.killed_at), "not killed in both stages"
