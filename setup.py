@@ -92,7 +92,7 @@ setup(
     packages=[*PACKAGES, "captioner.res"],
     # The program's data lies in res/ of a checkout and is installed as captioner/res.
     package_dir={"captioner.res": "res"},
-    package_data={"captioner.res": ["presets/**/*"]},
+    package_data={"captioner.res": ["presets/**/*", "recipes/*.json"]},
     include_package_data=False,
     install_requires=BASE,
     extras_require=EXTRAS,

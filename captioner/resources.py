@@ -6,7 +6,7 @@ DEFAULT_PRESET = "flickr8k_lite0"
 """The bundled preset that commands use when none is named."""
 
 _PACKAGE = Path(__file__).resolve().parent
-_PRESETS = (_PACKAGE / "res" / "presets", _PACKAGE.parent / "res" / "presets")
+_RESOURCES = (_PACKAGE / "res", _PACKAGE.parent / "res")
 
 
 def bundled_preset(name: str) -> Path:
@@ -32,9 +32,15 @@ def list_bundled_presets() -> list[str]:
     return list(_bundled_presets())
 
 
+def bundled_recipes() -> dict[str, Path]:
+    """Returns the files of the training recipes that the package carries, by name, sorted."""
+    files = {path.stem: path for folder in _RESOURCES for path in folder.glob("recipes/*.json")}
+    return dict(sorted(files.items()))
+
+
 def _bundled_presets() -> dict[str, Path]:
     folders = {}
-    for presets in _PRESETS:
+    for presets in (folder / "presets" for folder in _RESOURCES):
         if presets.is_dir():
             for folder in sorted(presets.iterdir()):
                 if (folder / "config.json").is_file():

@@ -37,7 +37,7 @@ def run_check(command: CheckResumeCommand) -> int:
 
     values = read_run_config(command.config)
     settings, train = _trainer(trainer_of(values, command.config))
-    settings = settings_from_config(settings, values, command.config)
+    settings = settings_from_config(settings, values, f"`--config` {command.config}")
     with log_on_terminal():
         report = check_resume(train, settings, command.output, num_kills=command.kills, seed=command.seed)
     steps = ", ".join(map(str, report.killed_at))

@@ -55,6 +55,13 @@ COMMANDS = (
         "Train a captioner on tar shards.",
     ),
     Command(
+        ("train", "--recipes"),
+        "tools.recipes",
+        "RecipesCommand",
+        "show_recipes",
+        "List named recipes: data, hardware, score.",
+    ),
+    Command(
         ("evaluate",),
         "tools.evaluate",
         "EvaluateCommand",
@@ -225,30 +232,29 @@ def parse(command: Command, settings: type, words: Sequence[str], default: Any =
     (0) or a wrong flag (2)."""
     import tyro
 
+    from tools.setting_flags import FLAGS
+
     return tyro.cli(
         settings,
         default=default,
         prog=" ".join(("captioner", *command.words)),
         description=inspect.cleandoc(settings.__doc__ or ""),
         args=list(words),
+        registry=FLAGS,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone),
     )
 
 
 def _with_config(words: list[str]) -> tuple[list[str], Any]:
-    """For `train --config FILE`: the words without it and with the trainer that the file is for, and the file's settings."""
-    if words[0] != "train" or "--config" not in words[:-1]:
+    """For `train --config FILE` and `train --recipe NAME`: the words without it and with the trainer that it is for, and its
+    settings."""
+    if words[0] != "train" or not {"--config", "--recipe"} & set(words[:-1]):
         return words, None
-    from tools.run_config import read_run_config, settings_from_config, trainer_of
+    from tools.run_config import settings_from_config, take_config
 
-    place = words.index("--config")
-    path = words[place + 1]
-    words = words[:place] + words[place + 2 :]
-    values = read_run_config(path)
-    if words[1:2] == [] or words[1].startswith("-"):
-        words.insert(1, trainer_of(values, path))
+    words, values, source, needs = take_config(words)
     settings, _ = load(_find(words))
-    return words, settings_from_config(settings, values, path)
+    return words, settings_from_config(settings, values, source, flags_for=needs)
 
 
 def _find(words: list[str]) -> Command:

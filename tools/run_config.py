@@ -4,14 +4,43 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from tools.errors import UsageError
+from trainers.recipes import Recipe, read_recipe
 
 NOT_FROM_A_FILE = ("resume",)
 TRAINERS = {"csv": "csv", "webdataset": "shards"}
 """The setting that names the data of each trainer."""
+
+
+def take_config(words: list[str]) -> tuple[list[str], dict, str, tuple[str, ...]]:
+    """Takes `--config FILE` or `--recipe NAME` out of the words of a `train` command.
+
+    Returns:
+        The words without it, and with the trainer that it is for; its settings; where they come from, for messages; and the
+        settings that flags must give.
+
+    Raises:
+        UsageError: If both are given, or what is named cannot be read.
+    """
+    flag, *other = [flag for flag in ("--config", "--recipe") if flag in words[:-1]]
+    if other:
+        raise UsageError("`--config` and `--recipe` exclude each other.")
+    place = words.index(flag)
+    source, words = words[place + 1], words[:place] + words[place + 2 :]
+    if flag == "--recipe":
+        recipe = _recipe(source)
+        trainer, values, needs = recipe.trainer, recipe.settings, recipe.needs
+    else:
+        trainer, values, needs = None, read_run_config(source), ()
+    if words[1:2] == [] or words[1].startswith("-"):
+        words.insert(1, trainer or trainer_of(values, source))
+    return words, values, f"`{flag}` {source}", needs
 
 
 def read_run_config(path: str | Path) -> dict:
@@ -43,33 +72,52 @@ def trainer_of(values: dict, source: str | Path) -> str:
     )
 
 
-def settings_from_config(settings: type, values: dict, source: str | Path) -> Any:
+def settings_from_config(
+    settings: type, values: dict, source: str, flags_for: Sequence[str] | None = None
+) -> Any:
     """An instance of a settings dataclass, with the file's values in the types of its fields.
 
+    Args:
+        settings: the dataclass.
+        values: JSON values by name.
+        source: what they come from, for messages: "`--config` run.json".
+        flags_for: names of settings that flags must give, besides those without a value or default; None if there
+            are no flags. They are `tyro.MISSING`.
+
     Raises:
-        UsageError: If a name is unknown, a value has the wrong type, or one that has no default is missing.
+        UsageError: If a name is unknown, a value has the wrong type, or one that has no default is missing and no flag can
+            give it.
     """
-    hints = typing.get_type_hints(settings)
-    fields = {field.name: field for field in dataclasses.fields(settings)}
-    if unknown := sorted(values.keys() - fields.keys()):
-        raise UsageError(
-            f"`--config` {source} has settings that this command does not know: {', '.join(unknown)}."
-        )
-    known = {
-        name: _converted(value, hints[name], f"{name} in {source}")
-        for name, value in values.items()
-        if name not in NOT_FROM_A_FILE
-    }
+    given = {name: value for name, value in values.items() if name not in NOT_FROM_A_FILE}
+    known = _values_of_fields(settings, given, source)
     missing = [
-        name
-        for name, field in fields.items()
-        if name not in known
+        field.name
+        for field in dataclasses.fields(settings)
+        if field.name not in known
         and field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
     ]
+    if flags_for is not None:
+        wanted = {field.name for field in dataclasses.fields(settings)} & {*missing, *flags_for}
+        return settings(**known | dict.fromkeys(wanted, tyro.MISSING))
     if missing:
-        raise UsageError(f"`--config` {source} lacks {', '.join(missing)}.")
+        raise UsageError(f"{source} lacks {', '.join(missing)}.")
     return settings(**known)
+
+
+def _recipe(name: str) -> Recipe:
+    try:
+        return read_recipe(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _values_of_fields(kind: type, values: dict, source: str | Path) -> dict[str, Any]:
+    """JSON values as the fields of a dataclass have them."""
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(values.keys() - hints.keys()):
+        raise UsageError(f"{source} has settings that this command does not know: {', '.join(unknown)}.")
+    return {name: _converted(value, hints[name], f"{name} in {source}") for name, value in values.items()}
 
 
 def _converted(value: Any, kind: Any, name: str) -> Any:
@@ -82,6 +130,14 @@ def _converted(value: Any, kind: Any, name: str) -> Any:
         return _converted(value, kind, name)
     if origin is tuple and isinstance(value, list):
         return tuple(_converted(item, arguments[0], name) for item in value)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return kind(**_values_of_fields(kind, value, name))
+    if origin is dict and isinstance(value, dict):
+        keys, values = arguments
+        return {
+            _converted(key, keys, f"a key of {name}"): _converted(item, values, f"{key} of {name}")
+            for key, item in value.items()
+        }
     if origin is typing.Literal and value in arguments:
         return value
     if kind is Path and isinstance(value, str):
@@ -91,4 +147,4 @@ def _converted(value: Any, kind: Any, name: str) -> Any:
     if isinstance(kind, type) and type(value) is kind:
         return value
     wanted = getattr(kind, "__name__", None) or str(kind)
-    raise UsageError(f"`--config`: {name} must be {wanted}; received {value!r}.")
+    raise UsageError(f"{name} must be {wanted}; received {value!r}.")

@@ -20,6 +20,10 @@ class TrainCsvCommand(CsvTrainSettings):
     A laptop trains the small architecture on a few thousand images: with --cache-features in well under an
     hour. The run folder then holds curves, checkpoints and a preset that `captioner caption --preset` takes.
 
+    --config FILE takes settings from a JSON file such as a run's config.json, and --recipe NAME from a named recipe (captioner
+    train --recipes lists them); flags win over both. A file may have stages, each with its own parts, epochs and rate:
+    {"stages": [{"epochs": 2, "train_parts": ["cross_attention"]}, {"epochs": 5, "rate_scales": {"decoder": 0.5}}]}
+
     Example:
         captioner train csv --csv train.csv --images photos/ --validation-split 0.1 --cache-features --run-dir
         runs/mine
@@ -31,7 +35,7 @@ class TrainWebdatasetCommand(WebdatasetTrainSettings):
     """Trains a captioner on tar shards such as img2dataset writes.
 
     Shards without an index are indexed first: each sample is checked, and a bad one is named and left out. A shard that is
-    damaged while training loses its damaged samples, and nothing stops.
+    damaged while training loses its damaged samples, and nothing stops. --config, --recipe and stages: see captioner train csv.
 
     Example:
         captioner train webdataset --shards 'cc3m/{00000..00331}.tar' --validation-csv coco_val.json

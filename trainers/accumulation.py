@@ -9,7 +9,12 @@ import tensorflow as tf
 
 
 def accumulated_batches(
-    training: Callable, num_accumulated: int, steps_per_epoch: int, first_epoch: int, first_step: int
+    training: Callable,
+    num_accumulated: int,
+    steps_per_epoch: int,
+    first_epoch: int,
+    first_step: int,
+    optimizer_epoch: int = 0,
 ) -> tf.data.Dataset:
     """The batches from a step on, with weights that add up to `num_accumulated` over the batches of each update.
 
@@ -23,12 +28,13 @@ def accumulated_batches(
         steps_per_epoch: int.
         first_epoch: int. Counted from 0.
         first_step: int. May lie within an update, whose earlier batches are then read again for their tokens.
+        optimizer_epoch: int. The epoch that the optimizer began with, and with it the first update.
 
     Returns:
         A dataset of `(x, y, sample_weight)`. It reads the batches of an update before it gives the first of them.
     """
     step = first_epoch * steps_per_epoch + first_step
-    num_skipped = step % num_accumulated
+    num_skipped = (step - optimizer_epoch * steps_per_epoch) % num_accumulated
     batches = training(*divmod(step - num_skipped, steps_per_epoch))
 
     def weighted(x, targets, sample_weight):

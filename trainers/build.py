@@ -13,6 +13,7 @@ from captioner.text import CaptionTokenizer, train_tokenizer
 from captioner.weights.gpt2 import load_gpt2
 from captioner.weights.image_encoders import load_image_encoder
 from trainers.settings import TrainSettings
+from trainers.stages import stage_settings
 
 _FIXED_BY_PRESET = (
     "architecture",
@@ -90,9 +91,10 @@ def _from_scratch(settings: TrainSettings, captions: Iterable[str]) -> ImageCapt
         settings.architecture, **{name: value for name, value in changes.items() if value is not None}
     )
     random_encoder = settings.image_encoder_weights == "none"
+    encoder_learns = any("image_encoder" in stage.train_parts for stage in stage_settings(settings))
     backbone = CaptionerBackbone(
         **arguments,
-        train_batch_norm=random_encoder and "image_encoder" in settings.train_parts,
+        train_batch_norm=random_encoder and encoder_learns,
         dtype=settings.dtype,
     )
     if gpt2 is not None:

@@ -88,7 +88,9 @@ class EndOfEpoch(keras.callbacks.Callback):
         validator: Validator, or None without validation images: then the last epoch is the best.
         paths: validation image files.
         checkpoints: StepCheckpoints, whose state says where the run is:
-            `{"epoch": ..., "step": ..., "data": ..., "best_score": ..., "best_epoch": ...}`.
+            `{"epoch": ..., "step": ..., "data": ..., "best_score": ..., "best_epoch": ...}`, and in a run of stages
+            `"stage"` and its `"first_epoch"`.
+        num_epochs: int. Epochs of the run.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class EndOfEpoch(keras.callbacks.Callback):
         validator: Validator | None,
         paths,
         checkpoints: StepCheckpoints,
+        num_epochs: int,
     ):
         super().__init__()
+        self.num_epochs = num_epochs
         self.settings, self.run, self.captioner = settings, run, captioner
         self.validator, self.paths = validator, paths
         self.checkpoints, self.state = checkpoints, checkpoints.state
@@ -109,6 +113,7 @@ class EndOfEpoch(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         optimizer, number = self.model.optimizer, epoch + 1
         metrics = {"epoch": number, **{name: float(value) for name, value in (logs or {}).items()}}
+        metrics |= {"stage": self.state["stage"]} if "stage" in self.state else {}
         metrics["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         self._require_finite_weights(number)
         with averaged_weights(self.captioner, optimizer):
@@ -131,7 +136,7 @@ class EndOfEpoch(keras.callbacks.Callback):
         self.run.append_metrics(metrics)
         self.checkpoints.save()
         self._show(metrics, captions)
-        if number < self.settings.epochs:
+        if number < self.num_epochs:
             self.checkpoints.stop_if_asked()
         if out_of_patience(self.settings, self.state):
             log.info(
@@ -173,5 +178,6 @@ class EndOfEpoch(keras.callbacks.Callback):
 
 
 def out_of_patience(settings: TrainSettings, state: dict) -> bool:
-    """Whether a run has gone on for `patience` epochs without a better one."""
-    return 0 < settings.patience <= state["epoch"] - state.get("best_epoch", 0)
+    """Whether a run, or its stage, has gone on for `patience` epochs without a better one."""
+    last_better = max(state.get("best_epoch", 0), state.get("first_epoch", 0))
+    return 0 < settings.patience <= state["epoch"] - last_better

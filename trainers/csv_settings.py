@@ -31,6 +31,8 @@ class CsvTrainSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.stages:  # each of them has been checked like a run
+            return
         if self.validation_csv is not None and self.validation_split:
             raise ValueError(
                 f"`validation_split` must be 0 with a `validation_csv`; received {self.validation_split}."

@@ -42,7 +42,9 @@ def train_csv(settings: CsvTrainSettings) -> dict:
     with run.opened(settings.to_dict(), settings.resume):
         training, validation = _read_data(settings, run)
         captioner = build_captioner(settings, (text for image in training for text in image.captions))
-        return train(settings, run, captioner, _training_data(settings, captioner, training, validation))
+        return train(
+            settings, run, captioner, lambda stage: _training_data(stage, captioner, training, validation)
+        )
 
 
 def _read_data(

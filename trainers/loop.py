@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,15 +14,25 @@ import tensorflow as tf
 from captioner.files import atomic_path
 from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit
+from captioner.model.parts import variables_of_parts
 from trainers.accumulation import accumulated_batches
 from trainers.build import export_preset
-from trainers.callbacks import DivergenceError, EndOfEpoch, Progress, out_of_patience
-from trainers.checkpoint import CheckpointError, load_checkpoint
+from trainers.callbacks import DivergenceError, EndOfEpoch, Progress
+from trainers.checkpoint import load_checkpoint
 from trainers.optimization import CaptionLoss, build_optimizer
 from trainers.records import Problem
 from trainers.run_folder import RunFolder
 from trainers.self_critical import SelfCriticalModel
 from trainers.settings import TrainSettings
+from trainers.stage_progress import (
+    begin_stage,
+    first_state,
+    is_over,
+    load_latest,
+    require_possible,
+    train_parts_only,
+)
+from trainers.stages import stage_settings
 from trainers.step_checkpoints import StepCheckpoints, saving_on_signals
 from trainers.validation import Validator
 from trainers.wandb_log import WandbLog, import_wandb
@@ -60,14 +71,20 @@ class TrainingData:
     """How the image encoder is split, if `x["images"]` holds the features of its frozen part."""
 
 
-def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, data: TrainingData) -> dict:
-    """Trains a captioner and exports its best weights.
+def train(
+    settings: TrainSettings,
+    run: RunFolder,
+    captioner: ImageCaptioner,
+    make_data: Callable[[TrainSettings], TrainingData],
+) -> dict:
+    """Trains a captioner, stage by stage if there are stages, and exports its best weights.
 
     Args:
         settings: TrainSettings.
         run: an open RunFolder.
         captioner: from `build_captioner`.
-        data: TrainingData.
+        make_data: function from the settings of a stage to its TrainingData, called when the captioner has the weights that the
+            stage begins or goes on with. The images and captions must be the same for all.
 
     Returns:
         The metrics of the best epoch.
@@ -75,31 +92,73 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
     Raises:
         DivergenceError: If the loss is no longer a number.
         CheckpointError: If a run to resume cannot be read.
-        ValueError: If a run to resume had other data, or an image became unusable.
+        ValueError: If a stage is impossible, a run to resume had other data, or an image became unusable.
         ImportError: If Weights & Biases is wanted and not installed.
         OSError: If the disk is full.
     """
     if settings.wandb_project is not None:
         import_wandb()  # before anything is built
-    num_steps = settings.epochs * data.steps_per_epoch
-    model = compiled_model(settings, captioner, num_steps, data.split, data.training_references)
-    state = {"epoch": 0, "step": 0, "data": data.fingerprint}
+    stages = stage_settings(settings)
+    require_possible(stages, captioner)
+    path, state = None, first_state(settings)
     if settings.resume:
-        state = _resume(settings, run, captioner, model, data)
-    log.info(
-        "Training %s of %s parameters on %s images; the run folder is %s.",
-        f"{_num_parameters(model.trainable_variables):,}",
-        f"{_num_parameters(captioner.weights):,}",
-        f"{data.num_images:,}",
-        run.path,
-    )
-    if state["epoch"] < settings.epochs and not out_of_patience(settings, state):
-        _fit(settings, run, captioner, model, data, state)
+        path, state = load_latest(run, captioner)
+        log.info(
+            "Resuming after epoch %d of %d and %d steps.", state["epoch"], stages[-1].epochs, state["step"]
+        )
+    with contextlib.ExitStack() as stack:
+        logs = []
+        if settings.wandb_project is not None:
+            logs.append(stack.enter_context(contextlib.closing(WandbLog(settings, run))))
+        for number, stage in enumerate(stages, 1):
+            current = state.get("stage", 1)
+            if number < current or (number == current < len(stages) and is_over(stage, state)):
+                continue
+            if number > current:
+                path = None
+                begin_stage(run, captioner, state, number, first_epoch=stages[number - 2].epochs)
+            _train_stage(stage, stages, run, captioner, make_data, state, path, logs)
     best = load_checkpoint(run.best_checkpoint, captioner)
     export_preset(captioner, run.preset, settings.weights_dtype)
     return next(
         (line for line in run.read_metrics() if line["epoch"] == best["epoch"]), {"epoch": best["epoch"]}
     )
+
+
+def _train_stage(
+    stage: TrainSettings,
+    stages: Sequence[TrainSettings],
+    run: RunFolder,
+    captioner: ImageCaptioner,
+    make_data: Callable[[TrainSettings], TrainingData],
+    state: dict,
+    path: Path | None,
+    logs: list[keras.callbacks.Callback],
+) -> None:
+    """Trains to the end of a stage, from its checkpoint at `path` or from its beginning; `logs` are further callbacks."""
+    train_parts_only(stage, captioner)
+    data = make_data(stage)
+    if state.setdefault("data", data.fingerprint) != data.fingerprint:
+        raise ValueError(
+            f"`resume` needs the images and captions that the run began with; those of {run.path} were others. See "
+            f"{run.data_report} for what is left out now. Bring them back, or begin a new run with --preset {run.path}."
+        )
+    num_steps = (stage.epochs - state.get("first_epoch", 0)) * data.steps_per_epoch
+    model = compiled_model(stage, captioner, num_steps, data.split, data.training_references)
+    if path is not None:
+        load_checkpoint(path, captioner, model.optimizer, model.metrics)
+    if stage.resume:
+        run.keep_metrics_until(state["epoch"])
+    log.info(
+        "Training %s of %s parameters on %s images%s; the run folder is %s.",
+        f"{_num_parameters(model.trainable_variables):,}",
+        f"{_num_parameters(captioner.weights):,}",
+        f"{data.num_images:,}",
+        f" in stage {state['stage']} of {len(stages)}, to epoch {stage.epochs}" if "stage" in state else "",
+        run.path,
+    )
+    if not is_over(stage, state):
+        _fit(stage, run, captioner, model, data, state, logs, num_epochs=stages[-1].epochs)
 
 
 def compiled_model(
@@ -128,7 +187,10 @@ def compiled_model(
         encode = feature_encoder(captioner, split) if split else captioner.backbone.encode_images
         model = SelfCriticalModel(model, captioner, encode, references, settings)
         loss, jit_compile = model.caption_loss, False  # the reward is Python
-    model.compile(optimizer=build_optimizer(settings, num_steps), loss=loss, jit_compile=jit_compile)
+    parts = variables_of_parts(captioner.backbone)
+    part_by_variable = {id(variable): part for part, variables in parts.items() for variable in variables}
+    optimizer = build_optimizer(settings, num_steps, lambda variable: part_by_variable[id(variable)])
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     # At the end of each `fit` Keras would put the averages in place of the weights: a run in parts could not go on.
     model.optimizer.finalize_variable_values = lambda variables: None
@@ -147,30 +209,16 @@ def feature_encoder(captioner: ImageCaptioner, split: EncoderSplit) -> Callable:
     return lambda features: captioner.backbone.image_tokens(split.feature_map(features), training=False)
 
 
-def _resume(settings: TrainSettings, run: RunFolder, captioner, model, data: TrainingData) -> dict:
-    state = {"step": 0} | _load_latest(run, captioner, model)
-    if state.setdefault("data", data.fingerprint) != data.fingerprint:
-        raise ValueError(
-            f"`resume` needs the images and captions that the run began with; those of {run.path} were others. See "
-            f"{run.data_report} for what is left out now. Bring them back, or begin a new run with --preset {run.path}."
-        )
-    run.keep_metrics_until(state["epoch"])
-    log.info("Resuming after epoch %d of %d and %d steps.", state["epoch"], settings.epochs, state["step"])
-    return state
-
-
-def _load_latest(run: RunFolder, captioner, model) -> dict:
-    """The state of the latest checkpoint that is not damaged."""
-    *later, last = run.checkpoints
-    for path in later:
-        try:
-            return load_checkpoint(path, captioner, model.optimizer, model.metrics)
-        except CheckpointError as error:
-            log.warning("%s. Going on from the checkpoint before it.", error)
-    return load_checkpoint(last, captioner, model.optimizer, model.metrics)
-
-
-def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: TrainingData, state: dict) -> None:
+def _fit(
+    settings: TrainSettings,
+    run: RunFolder,
+    captioner,
+    model,
+    data: TrainingData,
+    state: dict,
+    logs: list[keras.callbacks.Callback],
+    num_epochs: int,
+) -> None:
     validator = None
     if data.validation is not None:
         validator = Validator(
@@ -184,27 +232,23 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
             encode=data.split and feature_encoder(captioner, data.split),
         )
     averages = [keras.ops.convert_to_numpy(v) for metric in model.metrics for v in metric.variables]
-    progress = Progress(
-        data.num_images, settings.batch_size, data.num_captions, settings.epochs, state["step"]
-    )
+    progress = Progress(data.num_images, settings.batch_size, data.num_captions, num_epochs, state["step"])
     checkpoints = StepCheckpoints(
         settings, run, captioner, state, data.steps_per_epoch, averages if state["step"] else ()
     )
-    end_of_epoch = EndOfEpoch(settings, run, captioner, validator, data.validation_paths, checkpoints)
+    end_of_epoch = EndOfEpoch(
+        settings, run, captioner, validator, data.validation_paths, checkpoints, num_epochs
+    )
     with (
         _explained_data_errors(data),
         _diverging_batch_stored(run, data, state),
         saving_on_signals(checkpoints),
         contextlib.closing(progress),
-        contextlib.ExitStack() as stack,
     ):
-        callbacks = [progress, checkpoints, end_of_epoch]
-        if settings.wandb_project is not None:
-            callbacks.append(stack.enter_context(contextlib.closing(WandbLog(settings, run))))
         # The rest of an epoch is a part of its own, as `fit` knows one length of epochs only.
         ends = [state["epoch"] + 1, settings.epochs] if state["step"] else [settings.epochs]
         for end in ends:
-            if state["epoch"] == end or out_of_patience(settings, state):
+            if state["epoch"] == end or is_over(settings, state):
                 break
             model.fit(
                 _training_batches(settings, data, state),
@@ -213,7 +257,7 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
                 steps_per_epoch=data.steps_per_epoch - state["step"],
                 shuffle=False,  # the batches come shuffled
                 verbose=0,
-                callbacks=callbacks,
+                callbacks=[progress, checkpoints, end_of_epoch, *logs],
             )
 
 
@@ -223,7 +267,11 @@ def _training_batches(settings: TrainSettings, data: TrainingData, state: dict) 
     if settings.gradient_accumulation_steps == 1 or settings.objective == "self_critical":
         return data.training(*position)
     return accumulated_batches(
-        data.training, settings.gradient_accumulation_steps, data.steps_per_epoch, *position
+        data.training,
+        settings.gradient_accumulation_steps,
+        data.steps_per_epoch,
+        *position,
+        optimizer_epoch=state.get("first_epoch", 0),
     )
 
 

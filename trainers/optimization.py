@@ -1,9 +1,15 @@
 """Loss, optimizer and schedule. Axes: B images, G texts per image, T text positions, V vocabulary."""
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
+from trainers.part_optimizer import PartAdamW
 from trainers.settings import TrainSettings
+
+WITHOUT_DECAY = ("bias", "gamma", "beta", "position")
+"""Words in the names of variables that do not decay."""
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -52,13 +58,16 @@ class CaptionLoss(keras.losses.Loss):
         }
 
 
-def build_optimizer(settings: TrainSettings, num_steps: int) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    settings: TrainSettings, num_steps: int, part_of: Callable[..., str | None] = lambda variable: None
+) -> keras.optimizers.Optimizer:
     """AdamW with warm-up and cosine decay over `num_steps` batches; bare of decay are norms, biases, positions.
 
     Args:
         settings: TrainSettings.
         num_steps: int. Batches of the whole run, those included that only accumulate gradients: Keras looks
             up the schedule by batches, not by updates.
+        part_of: function from a Keras variable to its part, for the rates and weight decays of parts; by default it has none.
     """
     warmup = round(num_steps * settings.warmup_fraction)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -68,9 +77,16 @@ def build_optimizer(settings: TrainSettings, num_steps: int) -> keras.optimizers
         warmup_target=settings.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.AdamW(
+
+    def weight_decay(variable) -> float:
+        if any(word in variable.name for word in WITHOUT_DECAY):
+            return 0.0
+        return settings.weight_decays.get(part_of(variable), settings.weight_decay)
+
+    optimizer = PartAdamW(
         schedule,
-        weight_decay=settings.weight_decay,
+        rate_scale=lambda variable: settings.rate_scales.get(part_of(variable), 1.0),
+        weight_decay_of=weight_decay,
         beta_2=0.98,
         global_clipnorm=settings.clip_norm,
         use_ema=settings.ema_momentum > 0,
@@ -80,8 +96,8 @@ def build_optimizer(settings: TrainSettings, num_steps: int) -> keras.optimizers
         gradient_accumulation_steps=(
             settings.gradient_accumulation_steps if settings.gradient_accumulation_steps > 1 else None
         ),
+        name="adamw",
     )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "position"])
     if settings.dtype == "mixed_float16":  # small gradients would be lost in float16
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

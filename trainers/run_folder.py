@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -66,6 +67,10 @@ class RunFolder:
         """The weights of the best epoch."""
         return self.path / "checkpoints" / "best.h5"
 
+    def stage_checkpoint(self, number: int) -> Path:
+        """The weights that the stage of that number began with."""
+        return self.path / "checkpoints" / f"stage-{number}.h5"
+
     @property
     def diverged_batch(self) -> Path:
         """The batch of the step at which a run diverged: arrays of images, token_ids, padding_mask, targets, sample_weight."""
@@ -118,6 +123,8 @@ class RunFolder:
                 f"`run_dir` {self.path} holds a run already. Go on with --resume, or give another folder."
             )
         self.metrics.unlink(missing_ok=True)
+        for path in self.path.glob("checkpoints/stage-*.h5"):
+            path.unlink()
         self.write_json(self.config, settings)
 
     def _require_same_settings(self, settings: dict) -> None:
@@ -197,12 +204,24 @@ def plot_metrics(metrics: dict[str, list[dict]], path: Path) -> None:
                     label=f"{run} {name}".strip(),
                     **look,
                 )
+        for epoch in _stage_begins(metrics):
+            axes.axvline(epoch, color="0.7", linewidth=0.8)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _stage_begins(metrics: dict[str, list[dict]]) -> set[float]:
+    """Where a line between two stages stands."""
+    return {
+        (before["epoch"] + after["epoch"]) / 2
+        for lines in metrics.values()
+        for before, after in itertools.pairwise(lines)
+        if before.get("stage") != after.get("stage")
+    }
 
 
 def _lock(file: TextIO) -> bool:

@@ -89,10 +89,7 @@ class SelfCriticalModel(keras.Model):
         settings: TrainSettings,
     ):
         super().__init__(name="self_critical")
-        if keras.config.backend() != "tensorflow":
-            raise ValueError(
-                f"`objective`=self_critical needs KERAS_BACKEND=tensorflow; it is {keras.config.backend()}."
-            )
+        require_tensorflow()
         self.model = model
         self.settings = settings
         self.reward_tracker = keras.metrics.Mean(name="reward")
@@ -148,6 +145,14 @@ class SelfCriticalModel(keras.Model):
         token_ids, padding_mask, targets = drawn
         x = {"images": x["images"], "token_ids": token_ids, "padding_mask": padding_mask}
         return super().train_step((x, targets, weights))
+
+
+def require_tensorflow() -> None:
+    """Refuses other backends: rewards are computed in Python, in the middle of a step."""
+    if keras.config.backend() != "tensorflow":
+        raise ValueError(
+            f"`objective`=self_critical needs KERAS_BACKEND=tensorflow; it is {keras.config.backend()}."
+        )
 
 
 def _mean_weights(mask):

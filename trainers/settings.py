@@ -9,8 +9,7 @@ from typing import Literal
 
 from captioner.images import Augmentation
 from captioner.images.transform import ResizeMode
-
-Part = Literal["image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings"]
+from trainers.stages import Part, Stage, stage_settings
 
 _LEAST = {
     "epochs": 1,
@@ -21,7 +20,6 @@ _LEAST = {
     "captions_per_image": 1,
     "num_samples": 1,
     "gradient_accumulation_steps": 1,
-    "lora_rank": 0,
     "validation_beams": 1,
     "max_length": 2,
     "train_tokenizer": 1,
@@ -40,7 +38,6 @@ _SHARES = (
     "label_smoothing",
     "ema_momentum",
     "warmup_fraction",
-    "final_learning_rate_fraction",
 )
 FIXED_BY_GPT2 = ("hidden_dim", "num_heads", "num_layers", "train_tokenizer", "tokenizer", "preset")
 """Settings that a pretrained decoder decides."""
@@ -117,6 +114,10 @@ class TrainSettings:
     cross_entropy_weight: float = 0.0
     """self_critical: share of the loss that still learns the given captions."""
 
+    stages: tuple[Stage, ...] = ()
+    """Trains in stages, each with its own parts, epochs and rate. gpt2, for --gpt2: an epoch of the image blocks and the
+    cross-attention, which are fresh, one of the decoder too, three of all, the image encoder at a tenth of the rate of 1e-4.
+    Stages of your own stand in the file of --config."""
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 32
@@ -128,9 +129,13 @@ class TrainSettings:
     warmup_fraction: float = 0.05
     """Share of the steps in which the rate rises from 0."""
     final_learning_rate_fraction: float = 0.0
-    """Rate at the end of the cosine, as a share of the peak."""
+    """Rate at the end of the cosine, as a share of the peak; 1 keeps the rate."""
+    rate_scales: dict[Part, float] = dataclasses.field(default_factory=dict)
+    """Rates of single parts, as shares of the rate: image_encoder=0.1 trains the image network at a tenth."""
     weight_decay: float = 0.01
     """AdamW's; norms, biases and positions are left out."""
+    weight_decays: dict[Part, float] = dataclasses.field(default_factory=dict)
+    """Weight decays of single parts, instead of that one: embeddings=0."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient."""
     label_smoothing: float = 0.1
@@ -181,13 +186,20 @@ class TrainSettings:
     """Storage of the exported preset's weights."""
 
     def __post_init__(self) -> None:
+        if self.stages:
+            stage_settings(self)  # each of them is checked like a run, but for LoRA, which is the run's
+            self._check_lora()
+            return
         for name, least in _LEAST.items():
             self._require(name, lambda value, least=least: value >= least, f"at least {least}")
         for name in ("learning_rate", "clip_norm", "lora_alpha"):
             self._require(name, lambda value: 0 < value < math.inf, "above 0")
         self._require("weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
+        self._check_parts("rate_scales", lambda value: 0 < value < math.inf, "above 0")
+        self._check_parts("weight_decays", lambda value: 0 <= value < math.inf, "at least 0")
         for name in _SHARES:
             self._require(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
+        self._require("final_learning_rate_fraction", lambda value: 0 <= value <= 1, "from 0 to 1")
         if self.frozen_until is not None and "image_encoder" not in self.train_parts:
             raise ValueError(
                 f"`frozen_until` needs image_encoder among the train_parts; received "
@@ -202,11 +214,7 @@ class TrainSettings:
         _ = self.augmentation  # refuses what is out of range
         if self.objective == "self_critical":
             self._check_self_critical()
-        if self.lora_rank and not self.lora_parts:
-            raise ValueError(
-                "`lora_rank` needs pretrained weights to stay as they are: a `preset`, or a `gpt2` with decoder among the "
-                f"train_parts; received preset={self.preset}, gpt2={self.gpt2} and train_parts={self.train_parts}."
-            )
+        self._check_lora()
         for name in FIXED_BY_GPT2 if self.gpt2 is not None else ():
             if (value := getattr(self, name)) != getattr(TrainSettings, name):
                 raise ValueError(
@@ -215,6 +223,14 @@ class TrainSettings:
                 )
         if not self.train_parts:
             raise ValueError("`train_parts` must name at least one part; received none.")
+
+    def _check_lora(self) -> None:
+        self._require("lora_rank", lambda value: value >= 0, "at least 0")
+        if self.lora_rank and not self.lora_parts:
+            raise ValueError(
+                "`lora_rank` needs pretrained weights to stay as they are: a `preset`, or a `gpt2` with decoder among the "
+                f"train_parts; received preset={self.preset}, gpt2={self.gpt2} and train_parts={self.train_parts}."
+            )
 
     def _check_self_critical(self) -> None:
         if self.preset is None:
@@ -226,6 +242,16 @@ class TrainSettings:
                 "`num_samples` must be at least 2 with baseline=mean, the mean of the other samples; received 1."
             )
 
+    def _check_parts(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
+        """Refuses numbers of parts that are not trained, and numbers that break their rule."""
+        for part, value in getattr(self, name).items():
+            if part not in self.train_parts:
+                raise ValueError(
+                    f"`{name}` must name parts that are trained ({', '.join(self.train_parts)}); received {part}={value}."
+                )
+            if not holds(value):
+                raise ValueError(f"`{name}` must be {rule}; received {part}={value}.")
+
     def _require(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
         """Refuses a number that breaks its rule; None stands for the architecture's own."""
         value = getattr(self, name)
@@ -236,7 +262,8 @@ class TrainSettings:
     def lora_parts(self) -> tuple[Part, ...]:
         """The trained parts that come pretrained and can have low-rank updates; a GPT-2 brings no cross-attention."""
         pretrained = ("cross_attention", "decoder") if self.preset else ("decoder",) if self.gpt2 else ()
-        return tuple(part for part in pretrained if part in self.train_parts)
+        trained = {part for stage in stage_settings(self) for part in stage.train_parts}
+        return tuple(part for part in pretrained if part in trained)
 
     @property
     def augmentation(self) -> Augmentation | None:
@@ -250,4 +277,5 @@ class TrainSettings:
 
     def to_dict(self) -> dict:
         """The settings as JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        values = dataclasses.asdict(self) | {"stages": [stage.changes for stage in self.stages]}
+        return json.loads(json.dumps(values, default=str))

@@ -48,7 +48,7 @@ def train_webdataset(settings: WebdatasetTrainSettings) -> dict:
         captioner = build_captioner(
             settings, (text for texts in inputs.training.captions(settings.lowercase) for text in texts)
         )
-        return train(settings, run, captioner, _training_data(settings, captioner, inputs))
+        return train(settings, run, captioner, lambda stage: _training_data(stage, captioner, inputs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

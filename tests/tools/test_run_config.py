@@ -19,6 +19,7 @@ SETTINGS = CsvTrainSettings(
     learning_rate=1.0,
     train_parts=("decoder",),
     horizontal_flip=True,
+    rate_scales={"decoder": 0.5},
 )
 
 
@@ -38,6 +39,9 @@ def test_the_settings_that_a_run_stored_come_back():
         ({"objective": "cider"}, "objective in config.json"),
         ({"train_parts": "decoder"}, "train_parts in config.json"),
         ({"csv": 3}, "csv in config.json must be Path"),
+        ({"rate_scales": {"decoders": 0.5}}, "a key of rate_scales in config.json must be .*decoder"),
+        ({"rate_scales": {"decoder": "0.5"}}, "decoder of rate_scales in config.json must be float"),
+        ({"rate_scales": 0.5}, "rate_scales in config.json must be dict"),
     ],
     ids=str,
 )

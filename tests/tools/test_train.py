@@ -154,6 +154,19 @@ def test_flags_become_settings():
     assert settings.validation_csv == Path("dev.tsv") and settings.dtype == "mixed_bfloat16"
 
 
+def test_numbers_of_parts_are_written_as_name_and_number(capsys):
+    settings = parsed(
+        "--train-parts", "image_encoder", "decoder", "--rate-scales", "image_encoder=0.1", "decoder=0.5",
+        "--weight-decays", "decoder=0",
+    )  # fmt: skip
+    assert settings.rate_scales == {"image_encoder": 0.1, "decoder": 0.5}
+    assert settings.weight_decays == {"decoder": 0.0} and parsed().rate_scales == {}
+    for words in (["image_encoders=0.1"], ["image_encoder"], ["image_encoder=much"]):
+        with pytest.raises(SystemExit) as stopped:
+            parsed("--train-parts", "image_encoder", "--rate-scales", *words)
+        assert stopped.value.code == 2 and words[0].split("=")[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

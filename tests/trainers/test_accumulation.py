@@ -49,6 +49,15 @@ def test_the_weights_of_an_update_are_shared_by_all_of_its_tokens():
         np.testing.assert_allclose(weight, mask * 3 / sum(update), rtol=1e-6)
 
 
+def test_the_first_update_of_a_stage_begins_with_its_optimizer():
+    found = steps_of(accumulated_batches(training, 3, STEPS_PER_EPOCH, 1, 0, optimizer_epoch=1))
+    for step, (_, _, weight) in enumerate(found):
+        update = NUM_TOKENS[step - step % 3 : step - step % 3 + 3]
+        np.testing.assert_allclose(weight.sum(), NUM_TOKENS[step] * 3 / sum(update), rtol=1e-6)
+    rest = steps_of(accumulated_batches(training, 3, STEPS_PER_EPOCH, 1, 4, optimizer_epoch=1))
+    np.testing.assert_array_equal(rest[0][2], found[4][2])
+
+
 @pytest.mark.parametrize("step", [3, 4, 8])
 def test_a_resumed_run_goes_on_within_an_update_and_over_the_end_of_an_epoch(step):
     whole = steps_of(accumulated_batches(training, 3, STEPS_PER_EPOCH, 0, 0))

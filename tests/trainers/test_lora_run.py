@@ -9,6 +9,8 @@ from captioner.model import ImageCaptioner
 from trainers.build import build_captioner
 from trainers.checkpoint import CheckpointError, load_checkpoint
 from trainers.run_folder import RunFolder
+from trainers.stage_progress import train_parts_only
+from trainers.stages import Stage, stage_settings
 
 LORA = {"lora_rank": 3, "lora_alpha": 6.0, "lora_mlp": True}
 RUN = LORA | {
@@ -117,3 +119,22 @@ def test_updates_are_trained_on_the_cider_of_drawn_captions(train, tmp_path):
 def test_updates_without_pretrained_weights_are_refused(settings, tmp_path, changes):
     with pytest.raises(ValueError, match="`lora_rank` needs pretrained weights to stay as they are"):
         settings(tmp_path, lora_rank=2, **changes)
+
+
+def test_stages_share_the_updates_of_all_their_parts(settings, tmp_path, tiny_preset):
+    stages = (Stage(train_parts=("image_blocks",)), Stage(train_parts=("decoder",)))
+    staged = settings(tmp_path, preset=str(tiny_preset), lora_rank=2, stages=stages)
+    assert staged.lora_parts == ("decoder",)
+    captioner = build_captioner(staged, [])
+    first, second = stage_settings(staged)
+    train_parts_only(first, captioner)
+    assert not any("lora" in variable.path for variable in captioner.trainable_variables)
+    train_parts_only(second, captioner)
+    names = {variable.path.rpartition("/")[2] for variable in captioner.backbone.decoder.trainable_variables}
+    assert names == {"lora_kernel_a", "lora_kernel_b"}
+
+
+def test_stages_without_a_part_for_updates_are_refused(settings, tmp_path, tiny_preset):
+    stages = (Stage(train_parts=("image_blocks",)),)
+    with pytest.raises(ValueError, match="`lora_rank` needs pretrained weights to stay as they are"):
+        settings(tmp_path, preset=str(tiny_preset), lora_rank=2, stages=stages)

@@ -24,7 +24,8 @@ RANDOMNESS = {
     "min_crop_area": 0.5,
     "color_jitter": 0.2,
 }
-FROM_IMAGES = {"epochs": 3, "validation_split": 0.3, "learning_rate": 3e-3, **RANDOMNESS}
+PARTS = {"rate_scales": {"image_blocks": 0.3}, "weight_decays": {"decoder": 0.1}}
+FROM_IMAGES = {"epochs": 3, "validation_split": 0.3, "learning_rate": 3e-3, **RANDOMNESS, **PARTS}
 FROM_FEATURES = {**FROM_IMAGES, "cache_features": True, "cache_views": 3}
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from engines import ENGINES
 from loopback import answering, serving, whole
 from PIL import Image
-from runs import read_metrics
+from runs import assert_same_run, killed_in_epoch, read_metrics
 from shards import encoded, write_shard
 
 from captioner.model import ImageCaptioner
@@ -22,6 +22,7 @@ from trainers.shards import batches as engine_tf
 from trainers.shards import dali_decode
 from trainers.shards.engines import find_engine
 from trainers.shards.index import ShardIndexError, index_path, read_index
+from trainers.stages import Stage
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.webdataset_trainer import train_webdataset
 
@@ -76,7 +77,9 @@ def prepared(make, monkeypatch):
     """Function `(**changes)` that gives what the loop would be handed."""
     handed = []
     monkeypatch.setattr(
-        webdataset_trainer, "train", lambda settings, run, captioner, data: handed.append((captioner, data))
+        webdataset_trainer,
+        "train",
+        lambda settings, run, captioner, make_data: handed.append((captioner, make_data(settings))),
     )
 
     def prepare(**changes):
@@ -119,11 +122,24 @@ def test_a_run_trains_validates_and_exports(make, shards, photos, tmp_path):
     assert captioner.caption([photos / "0.png"], settings)[0][0].log_prob < 0
 
 
+def test_stages_go_through_the_shards_and_are_resumed(make, shards, tmp_path):
+    stages = (Stage(epochs=1, train_parts=("cross_attention",)), Stage(epochs=2, learning_rate=3e-3))
+    staged = {"epochs": 15, "stages": stages, "validation_shards": (shards[1],), **RANDOMNESS}
+    train_webdataset(make("whole", **staged))
+    with killed_in_epoch(2):
+        train_webdataset(make(**staged))
+    train_webdataset(make(**staged, resume=True))
+    assert [line["stage"] for line in read_metrics(tmp_path / "run")] == [1, 2, 2]
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_an_epoch_holds_the_images_and_captions_of_the_table_trainer(
     prepared, settings, monkeypatch, tmp_path
 ):
     handed = []
-    monkeypatch.setattr(csv_trainer, "train", lambda *arguments: handed.append(arguments[3]))
+    monkeypatch.setattr(
+        csv_trainer, "train", lambda settings, run, captioner, make_data: handed.append(make_data(settings))
+    )
     csv_trainer.train_csv(settings(tmp_path / "table", captions_per_image=3, max_length=9))
     _, data = prepared(captions_per_image=3, max_length=9)
     from_table, from_shards = content(handed[0].training(0)), content(data.training(0))

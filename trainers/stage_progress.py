@@ -1,0 +1,76 @@
+"""Where a run is among its stages, and how it gets from one to the next."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from captioner.model import ImageCaptioner
+from trainers.callbacks import out_of_patience
+from trainers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from trainers.run_folder import RunFolder
+from trainers.self_critical import require_tensorflow
+from trainers.settings import TrainSettings
+
+log = logging.getLogger("captioner")
+
+
+def require_possible(stages: Sequence[TrainSettings], captioner: ImageCaptioner) -> None:
+    """Refuses at once what would end a later stage at its beginning.
+
+    Raises:
+        ValueError: If a stage needs another backend, or a layer that the image encoder does not have.
+    """
+    for stage in stages:
+        if stage.objective == "self_critical":
+            require_tensorflow()
+        train_parts_only(stage, captioner)
+
+
+def train_parts_only(stage: TrainSettings, captioner: ImageCaptioner) -> None:
+    """Freezes what a stage does not train."""
+    captioner.backbone.set_trainable_parts(stage.train_parts, stage.frozen_until)
+
+
+def first_state(settings: TrainSettings) -> dict:
+    """The state of a run that begins: `epoch` and `step` count what is finished; with stages also the number of the one that is
+    trained, and the epochs before it."""
+    stage = {"stage": 1, "first_epoch": 0} if settings.stages else {}
+    return {"epoch": 0, "step": 0, **stage}
+
+
+def load_latest(run: RunFolder, captioner: ImageCaptioner) -> tuple[Path, dict]:
+    """Loads the weights of the latest checkpoint that is not damaged; returns its path and its state.
+
+    Raises:
+        CheckpointError: If all are damaged.
+    """
+    *later, last = run.checkpoints
+    for path in later:
+        try:
+            return path, {"step": 0} | load_checkpoint(path, captioner)
+        except CheckpointError as error:
+            log.warning("%s. Going on from the checkpoint before it.", error)
+    return last, {"step": 0} | load_checkpoint(last, captioner)
+
+
+def is_over(stage: TrainSettings, state: dict) -> bool:
+    """Whether the stage that the state is about has nothing left to train."""
+    return state["epoch"] >= stage.epochs or out_of_patience(stage, state)
+
+
+def begin_stage(
+    run: RunFolder, captioner: ImageCaptioner, state: dict, number: int, first_epoch: int
+) -> None:
+    """Gives the captioner the weights that a stage begins with, the best so far, and brings the state there.
+
+    They are put aside first: the file of the best epoch changes in the stage, and a run that is killed in its first
+    steps must begin it again with the same ones.
+    """
+    path = run.stage_checkpoint(number)
+    if path.exists():
+        load_checkpoint(path, captioner)
+    else:
+        best = load_checkpoint(run.best_checkpoint, captioner)
+        save_checkpoint(path, captioner, None, best)
+    log.info("Stage %d begins with the weights of epoch %d.", number, state["best_epoch"])
+    state |= {"stage": number, "epoch": first_epoch, "first_epoch": first_epoch, "step": 0}
