@@ -22,7 +22,9 @@ from trainers.run_folder import RunFolder
 from trainers.self_critical import SelfCriticalModel
 from trainers.settings import TrainSettings
 from trainers.step_checkpoints import StepCheckpoints, saving_on_signals
+from trainers.towers import TowerModel
 from trainers.validation import Validator
+from trainers.workers import Workers, require_shareable
 
 log = logging.getLogger("captioner")
 
@@ -58,7 +60,13 @@ class TrainingData:
     """How the image encoder is split, if `x["images"]` holds the features of its frozen part."""
 
 
-def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, data: TrainingData) -> dict:
+def train(
+    settings: TrainSettings,
+    run: RunFolder,
+    captioner: ImageCaptioner,
+    data: TrainingData,
+    workers: Workers = Workers(),  # noqa: B008, it is frozen
+) -> dict:
     """Trains a captioner and exports its best weights.
 
     Args:
@@ -66,6 +74,7 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
         run: an open RunFolder.
         captioner: from `build_captioner`.
         data: TrainingData.
+        workers: what shares each batch.
 
     Returns:
         The metrics of the best epoch.
@@ -77,7 +86,9 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
         OSError: If the disk is full.
     """
     num_steps = settings.epochs * data.steps_per_epoch
-    model = compiled_model(settings, captioner, num_steps, data.split, data.training_references)
+    model = compiled_model(
+        settings, captioner, num_steps, data.split, data.training_references, workers.devices
+    )
     state = {"epoch": 0, "step": 0, "data": data.fingerprint}
     if settings.resume:
         state = _resume(settings, run, captioner, model, data)
@@ -89,9 +100,12 @@ def train(settings: TrainSettings, run: RunFolder, captioner: ImageCaptioner, da
         run.path,
     )
     if state["epoch"] < settings.epochs and not out_of_patience(settings, state):
-        _fit(settings, run, captioner, model, data, state)
+        _fit(settings, run, captioner, model, data, state, workers)
+    workers.wait_for_all("the end of training")
     best = load_checkpoint(run.best_checkpoint, captioner)
-    export_preset(captioner, run.preset, settings.weights_dtype)
+    if run.writes:
+        with workers.alone():
+            export_preset(captioner, run.preset, settings.weights_dtype)
     return next(
         (line for line in run.read_metrics() if line["epoch"] == best["epoch"]), {"epoch": best["epoch"]}
     )
@@ -103,6 +117,7 @@ def compiled_model(
     num_steps: int,
     split: EncoderSplit | None = None,
     references: tuple = (),
+    devices: tuple[str, ...] = (),
 ) -> keras.Model:
     """The model that `fit` sees, with its loss and its optimizer.
 
@@ -112,7 +127,13 @@ def compiled_model(
         num_steps: int. Batches of the whole run.
         split: how the image encoder is split, if `x["images"]` holds features.
         references: the captions of each training image, for the self-critical objective.
+        devices: names of the devices of this process that share each batch, if there are several.
+
+    Raises:
+        ValueError: If several devices cannot train this.
     """
+    if devices:
+        require_shareable(settings, captioner)
     model = training_model(captioner, split)
     loss = CaptionLoss(settings.label_smoothing)
     # XLA pays on accelerators; on a processor the gradients of convolutions ran ten times slower with it.
@@ -121,6 +142,9 @@ def compiled_model(
         encode = feature_encoder(captioner, split) if split else captioner.backbone.encode_images
         model = SelfCriticalModel(model, captioner, encode, references, settings)
         loss, jit_compile = model.caption_loss, False  # the reward is Python
+    if devices and keras.config.backend() == "tensorflow":
+        model = TowerModel(model, devices, settings.label_smoothing)
+        loss, jit_compile = model.caption_loss, False  # XLA compiles for one device
     model.compile(optimizer=build_optimizer(settings, num_steps), loss=loss, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     # At the end of each `fit` Keras would put the averages in place of the weights: a run in parts could not go on.
@@ -163,7 +187,15 @@ def _load_latest(run: RunFolder, captioner, model) -> dict:
     return load_checkpoint(last, captioner, model.optimizer, model.metrics)
 
 
-def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: TrainingData, state: dict) -> None:
+def _fit(
+    settings: TrainSettings,
+    run: RunFolder,
+    captioner,
+    model,
+    data: TrainingData,
+    state: dict,
+    workers: Workers,
+) -> None:
     validator = None
     if data.validation is not None:
         validator = Validator(
@@ -181,7 +213,13 @@ def _fit(settings: TrainSettings, run: RunFolder, captioner, model, data: Traini
         data.num_images, settings.batch_size, data.num_captions, settings.epochs, state["step"]
     )
     checkpoints = StepCheckpoints(
-        settings, run, captioner, state, data.steps_per_epoch, averages if state["step"] else ()
+        settings,
+        run,
+        captioner,
+        state,
+        data.steps_per_epoch,
+        averages if state["step"] else (),
+        workers.highest,
     )
     end_of_epoch = EndOfEpoch(settings, run, captioner, validator, data.validation_paths, checkpoints)
     with (
@@ -212,6 +250,8 @@ def _diverging_batch_stored(run: RunFolder, data: TrainingData, state: dict) -> 
     try:
         yield
     except DivergenceError as error:
+        if not run.writes:
+            raise
         step = min(state["step"], data.steps_per_epoch - 1)
         x, targets, sample_weight = next(data.training(state["epoch"], step).as_numpy_iterator())
         with atomic_path(run.diverged_batch) as path:

@@ -20,7 +20,7 @@ def prepared(settings, monkeypatch, tmp_path):
     """Function `(**changes)` that gives what the loop would be handed: captioner and TrainingData."""
     handed = []
     monkeypatch.setattr(
-        csv_trainer, "train", lambda settings, run, captioner, data: handed.append((captioner, data))
+        csv_trainer, "train", lambda settings, run, captioner, data, workers: handed.append((captioner, data))
     )
 
     def prepare(**changes):
