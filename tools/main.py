@@ -55,6 +55,13 @@ COMMANDS = (
         "Train a captioner on tar shards.",
     ),
     Command(
+        ("launch", "ray"),
+        "tools.launch",
+        "LaunchRayCommand",
+        "launch_ray",
+        "Train in processes that Ray starts and replaces.",
+    ),
+    Command(
         ("evaluate",),
         "tools.evaluate",
         "EvaluateCommand",

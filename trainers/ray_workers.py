@@ -41,7 +41,7 @@ def train_with_ray(
     try:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.data_parallel_trainer import DataParallelTrainer
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     except ImportError as error:
         raise ImportError(f'Ray is needed: pip install "captioner[ray]" ({error}).') from error
 
