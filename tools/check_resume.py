@@ -36,7 +36,7 @@ def run_check(command: CheckResumeCommand) -> int:
     from trainers.check_resume import check_resume
 
     values = read_run_config(command.config)
-    settings, train = _trainer(trainer_of(values, command.config))
+    settings, train = trainer_named(trainer_of(values, command.config))
     settings = settings_from_config(settings, values, f"`--config` {command.config}")
     with log_on_terminal():
         report = check_resume(train, settings, command.output, num_kills=command.kills, seed=command.seed)
@@ -49,7 +49,7 @@ def run_check(command: CheckResumeCommand) -> int:
     return 1 if report.differences else 0
 
 
-def _trainer(name: str) -> tuple[type, Callable]:
+def trainer_named(name: str) -> tuple[type, Callable]:
     """The settings and the function of a trainer."""
     if name == "csv":
         from trainers.csv_settings import CsvTrainSettings

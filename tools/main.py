@@ -62,6 +62,13 @@ COMMANDS = (
         "List named recipes: data, hardware, score.",
     ),
     Command(
+        ("launch", "ray"),
+        "tools.launch",
+        "LaunchRayCommand",
+        "launch_ray",
+        "Train in processes that Ray starts and replaces.",
+    ),
+    Command(
         ("evaluate",),
         "tools.evaluate",
         "EvaluateCommand",

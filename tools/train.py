@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 
+from tools.processes import with_processes
 from tools.quiet import import_tensorflow
 from trainers.csv_settings import CsvTrainSettings
 from trainers.settings import TrainSettings
@@ -69,6 +71,7 @@ def train_webdataset(command: TrainWebdatasetCommand) -> int:
 
 def _run(train: Callable[[TrainSettings], dict], command: TrainSettings) -> int:
     """Runs a training and prints where its results are."""
+    command = with_processes(command, os.environ)
     with log_on_terminal():
         best = train(command)
     scores = ", ".join(f"{name} {value:.4g}" for name, value in best.items() if name.startswith("val_"))

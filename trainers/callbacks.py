@@ -129,16 +129,18 @@ class EndOfEpoch(keras.callbacks.Callback):
             score = [metrics.get("val_cider", 0.0), -metrics.get("val_loss", -number)]
             if self.state.get("best_score") is None or score > self.state["best_score"]:
                 self.state |= {"best_score": score, "best_epoch": number}
-                save_checkpoint(
-                    self.run.best_checkpoint, self.captioner, None, {"epoch": number, "score": score}
-                )
+                if self.run.writes:
+                    save_checkpoint(
+                        self.run.best_checkpoint, self.captioner, None, {"epoch": number, "score": score}
+                    )
         self.state |= {"epoch": number, "step": 0}
         self.run.append_metrics(metrics)
         self.checkpoints.save()
-        self._show(metrics, captions)
+        if self.run.writes:
+            self._show(metrics, captions)
         if number < self.num_epochs:
             self.checkpoints.stop_if_asked()
-        if out_of_patience(self.settings, self.state):
+        if self.checkpoints.highest(int(out_of_patience(self.settings, self.state))):
             log.info(
                 "No epoch was better than epoch %d for %d epochs: stopping.",
                 self.state["best_epoch"],

@@ -140,6 +140,18 @@ def epoch_plan(captions: CaptionSet, captions_per_image: int, seed: int, epoch: 
     )
 
 
+def filled_plan(captions: CaptionSet, plan: EpochPlan, batch_size: int) -> EpochPlan:
+    """The plan with further images at its end, up to a whole number of batches; their captions are blank."""
+    missing = -len(plan.image_index) % batch_size
+    blank = np.full((missing, plan.caption_row.shape[1]), captions.num_captions)
+    again = np.arange(missing) % len(plan.image_index)
+    return EpochPlan(
+        image_index=np.append(plan.image_index, plan.image_index[again]),
+        image_seed=np.concatenate([plan.image_seed, plan.image_seed[again]]),
+        caption_row=np.concatenate([plan.caption_row, blank]),
+    )
+
+
 def ordered_plan(captions: CaptionSet, captions_per_image: int) -> EpochPlan:
     """Every image in its place with its first G captions."""
     num_images = len(captions.paths)

@@ -19,6 +19,7 @@ from trainers.pipeline import ImageFiles, ImageSource, num_steps, training_datas
 from trainers.records import CaptionedImage, split_by_fold, split_by_image
 from trainers.run_folder import RunFolder
 from trainers.validation_tables import choose_split, normalized_images, read_validation_table
+from trainers.workers import Workers, joined_workers
 
 log = logging.getLogger("captioner")
 
@@ -38,12 +39,15 @@ def train_csv(settings: CsvTrainSettings) -> dict:
     """
     if settings.folds and not settings.fold:
         raise ValueError("`folds` without a `fold` is for `cross_validate`, which trains once for each.")
-    run = RunFolder(settings.run_dir)
-    with run.opened(settings.to_dict(), settings.resume):
+    with joined_workers(settings) as workers, workers.run_opened(settings) as run:
         training, validation = _read_data(settings, run)
         captioner = build_captioner(settings, (text for image in training for text in image.captions))
         return train(
-            settings, run, captioner, lambda stage: _training_data(stage, captioner, training, validation)
+            settings,
+            run,
+            captioner,
+            lambda stage: _training_data(stage, captioner, training, validation, workers),
+            workers,
         )
 
 
@@ -61,7 +65,8 @@ def _read_data(
     ):
         tables["validation"] = read_captions(settings.csv, settings.images, split="val", **columns)
     checked = {name: check_data(records, cache_dir=settings.cache_dir) for name, records in tables.items()}
-    write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
+    if run.writes:
+        write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
     for _, report in checked.values():
         log.info(report.summary())
         require_good_data(report, settings.max_bad_fraction, run.data_report)
@@ -84,6 +89,7 @@ def _training_data(
     captioner: ImageCaptioner,
     training: list[CaptionedImage],
     validation: list[CaptionedImage],
+    workers: Workers,
 ) -> TrainingData:
     def caption_set(images):
         return tokenize_captions(
@@ -109,6 +115,9 @@ def _training_data(
             first_epoch=first_epoch,
             first_step=first_step,
             num_epochs=settings.epochs - first_epoch,
+            process_index=workers.process_index,
+            num_processes=workers.num_processes,
+            fill_batches=workers.num_shares > 1,
         )
 
     validation_batches = None

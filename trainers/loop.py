@@ -34,8 +34,10 @@ from trainers.stage_progress import (
 )
 from trainers.stages import stage_settings
 from trainers.step_checkpoints import StepCheckpoints, saving_on_signals
+from trainers.towers import TowerModel
 from trainers.validation import Validator
 from trainers.wandb_log import WandbLog, import_wandb
+from trainers.workers import Workers, require_shareable
 
 log = logging.getLogger("captioner")
 
@@ -76,6 +78,7 @@ def train(
     run: RunFolder,
     captioner: ImageCaptioner,
     make_data: Callable[[TrainSettings], TrainingData],
+    workers: Workers = Workers(),  # noqa: B008, it is frozen
 ) -> dict:
     """Trains a captioner, stage by stage if there are stages, and exports its best weights.
 
@@ -85,6 +88,7 @@ def train(
         captioner: from `build_captioner`.
         make_data: function from the settings of a stage to its TrainingData, called when the captioner has the weights that the
             stage begins or goes on with. The images and captions must be the same for all.
+        workers: what shares each batch.
 
     Returns:
         The metrics of the best epoch.
@@ -108,7 +112,7 @@ def train(
         )
     with contextlib.ExitStack() as stack:
         logs = []
-        if settings.wandb_project is not None:
+        if settings.wandb_project is not None and run.writes:
             logs.append(stack.enter_context(contextlib.closing(WandbLog(settings, run))))
         for number, stage in enumerate(stages, 1):
             current = state.get("stage", 1)
@@ -116,10 +120,14 @@ def train(
                 continue
             if number > current:
                 path = None
-                begin_stage(run, captioner, state, number, first_epoch=stages[number - 2].epochs)
-            _train_stage(stage, stages, run, captioner, make_data, state, path, logs)
+                with workers.first_before_others(f"stage {number}"):
+                    begin_stage(run, captioner, state, number, first_epoch=stages[number - 2].epochs)
+            _train_stage(stage, stages, run, captioner, make_data, state, path, logs, workers)
+    workers.wait_for_all("the end of training")
     best = load_checkpoint(run.best_checkpoint, captioner)
-    export_preset(captioner, run.preset, settings.weights_dtype)
+    if run.writes:
+        with workers.alone():
+            export_preset(captioner, run.preset, settings.weights_dtype)
     return next(
         (line for line in run.read_metrics() if line["epoch"] == best["epoch"]), {"epoch": best["epoch"]}
     )
@@ -134,6 +142,7 @@ def _train_stage(
     state: dict,
     path: Path | None,
     logs: list[keras.callbacks.Callback],
+    workers: Workers,
 ) -> None:
     """Trains to the end of a stage, from its checkpoint at `path` or from its beginning; `logs` are further callbacks."""
     train_parts_only(stage, captioner)
@@ -144,7 +153,7 @@ def _train_stage(
             f"{run.data_report} for what is left out now. Bring them back, or begin a new run with --preset {run.path}."
         )
     num_steps = (stage.epochs - state.get("first_epoch", 0)) * data.steps_per_epoch
-    model = compiled_model(stage, captioner, num_steps, data.split, data.training_references)
+    model = compiled_model(stage, captioner, num_steps, data.split, data.training_references, workers.devices)
     if path is not None:
         load_checkpoint(path, captioner, model.optimizer, model.metrics)
     if stage.resume:
@@ -158,7 +167,7 @@ def _train_stage(
         run.path,
     )
     if not is_over(stage, state):
-        _fit(stage, run, captioner, model, data, state, logs, num_epochs=stages[-1].epochs)
+        _fit(stage, run, captioner, model, data, state, logs, stages[-1].epochs, workers)
 
 
 def compiled_model(
@@ -167,6 +176,7 @@ def compiled_model(
     num_steps: int,
     split: EncoderSplit | None = None,
     references: tuple = (),
+    devices: tuple[str, ...] = (),
 ) -> keras.Model:
     """The model that `fit` sees, with its loss and its optimizer.
 
@@ -176,7 +186,13 @@ def compiled_model(
         num_steps: int. Batches of the whole run.
         split: how the image encoder is split, if `x["images"]` holds features.
         references: the captions of each training image, for the self-critical objective.
+        devices: names of the devices of this process that share each batch, if there are several.
+
+    Raises:
+        ValueError: If several devices cannot train this.
     """
+    if devices:
+        require_shareable(settings, captioner)
     model = training_model(captioner, split)
     # Over accumulated batches, the mean is in the weights.
     reduction = "sum" if settings.gradient_accumulation_steps > 1 else "mean_with_sample_weight"
@@ -190,6 +206,9 @@ def compiled_model(
     parts = variables_of_parts(captioner.backbone)
     part_by_variable = {id(variable): part for part, variables in parts.items() for variable in variables}
     optimizer = build_optimizer(settings, num_steps, lambda variable: part_by_variable[id(variable)])
+    if devices and keras.config.backend() == "tensorflow":
+        model = TowerModel(model, devices, loss)
+        loss, jit_compile = model.caption_loss, False  # XLA compiles for one device
     model.compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile)
     model.optimizer.build(model.trainable_variables)
     # At the end of each `fit` Keras would put the averages in place of the weights: a run in parts could not go on.
@@ -218,6 +237,7 @@ def _fit(
     state: dict,
     logs: list[keras.callbacks.Callback],
     num_epochs: int,
+    workers: Workers,
 ) -> None:
     validator = None
     if data.validation is not None:
@@ -234,7 +254,13 @@ def _fit(
     averages = [keras.ops.convert_to_numpy(v) for metric in model.metrics for v in metric.variables]
     progress = Progress(data.num_images, settings.batch_size, data.num_captions, num_epochs, state["step"])
     checkpoints = StepCheckpoints(
-        settings, run, captioner, state, data.steps_per_epoch, averages if state["step"] else ()
+        settings,
+        run,
+        captioner,
+        state,
+        data.steps_per_epoch,
+        averages if state["step"] else (),
+        workers.highest,
     )
     end_of_epoch = EndOfEpoch(
         settings, run, captioner, validator, data.validation_paths, checkpoints, num_epochs
@@ -281,6 +307,8 @@ def _diverging_batch_stored(run: RunFolder, data: TrainingData, state: dict) -> 
     try:
         yield
     except DivergenceError as error:
+        if not run.writes:
+            raise
         step = min(state["step"], data.steps_per_epoch - 1)
         x, targets, sample_weight = next(data.training(state["epoch"], step).as_numpy_iterator())
         with atomic_path(run.diverged_batch) as path:

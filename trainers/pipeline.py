@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from captioner.images import Augmentation, ImageTransform, decode_in_graph, load_view
 from captioner.python_calls import python_call
-from trainers.caption_sets import CaptionSet, EpochPlan, epoch_plan, ordered_plan
+from trainers.caption_sets import CaptionSet, EpochPlan, epoch_plan, filled_plan, ordered_plan
 
 ENDLESS = np.iinfo("int64").max
 
@@ -91,6 +91,9 @@ def training_dataset(
     first_step: int = 0,
     num_epochs: int | None = None,
     drop_remainder: bool = False,
+    process_index: int = 0,
+    num_processes: int = 1,
+    fill_batches: bool = False,
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches, epoch after epoch, `num_steps(...)` of them in each.
 
@@ -107,6 +110,9 @@ def training_dataset(
         first_step: int. Batches of the first epoch to leave out.
         num_epochs: int. Epochs to run, or None for no end.
         drop_remainder: bool. Leaves out the short last batch.
+        process_index: int. Which part of each batch is read, of `num_processes` equal parts.
+        num_processes: int. Divides `batch_size`; more than one need `fill_batches`.
+        fill_batches: bool. Fills the short last batch with images of no weight.
 
     Returns:
         A dataset of `(x, y, sample_weight)`: `x` holds `images` float32 `(B, H, W, C)`, `token_ids` int32 and
@@ -126,13 +132,27 @@ def training_dataset(
     for name, value in {"seed": seed, "first_epoch": first_epoch, "first_step": first_step}.items():
         if value < 0:
             raise ValueError(f"`{name}` must not be negative; received {name}={value}.")
+    if not 0 <= process_index < num_processes or batch_size % num_processes:
+        raise ValueError(
+            f"`num_processes` must be above process_index={process_index} and divide batch_size={batch_size}; received "
+            f"{num_processes}."
+        )
+    if num_processes > 1 and not fill_batches:
+        raise ValueError(
+            "`num_processes` above 1 need `fill_batches`, so that all have the same number of batches."
+        )
+    share = batch_size // num_processes
     if first_step >= steps:
         raise ValueError(f"`first_step` must be below the {steps} steps of an epoch; received {first_step}.")
 
     def plan_of(epoch: int) -> tuple[np.ndarray, ...]:
         skipped = first_step * batch_size if epoch == first_epoch else 0
         plan = epoch_plan(captions, captions_per_image, seed, int(epoch))
-        return tuple(array[skipped:] for array in _arrays(plan))
+        if fill_batches:
+            plan = filled_plan(captions, plan, batch_size)
+        part = np.arange(skipped, len(plan.image_index))
+        part = part[part % batch_size // share == process_index]
+        return tuple(array[part] for array in _arrays(plan))
 
     @_as_it_stands
     def epoch_dataset(epoch):
@@ -140,7 +160,7 @@ def training_dataset(
         for array, shape in zip(arrays, ((None,), (None, 2), (None, captions_per_image)), strict=True):
             array.set_shape(shape)
         plan = tf.data.Dataset.from_tensor_slices(tuple(arrays))
-        return source.batches(plan, batch_size, augment=True, drop_remainder=drop_remainder)
+        return source.batches(plan, share, augment=True, drop_remainder=drop_remainder)
 
     end = ENDLESS if num_epochs is None else first_epoch + num_epochs
     epochs = tf.data.Dataset.range(first_epoch, end)

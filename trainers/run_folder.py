@@ -22,6 +22,9 @@ MAY_CHANGE = (
     "checkpoint_steps",
     "keep_checkpoints",
     "wandb_project",
+    "process_index",
+    "coordinator",
+    "process_timeout_s",
 )
 """Settings that do not change what a resumed run computes."""
 
@@ -32,6 +35,8 @@ class RunFolder:
 
     path: Path
     """The folder."""
+    writes: bool = True
+    """False in all processes of a training but the first: they only read."""
 
     @property
     def config(self) -> Path:
@@ -103,6 +108,9 @@ class RunFolder:
                 f"`run_dir` {self.path} has no checkpoint to resume from: it ended before its first one. Start "
                 "without --resume."
             )
+        if not self.writes:
+            yield
+            return
         with explained_disk_errors(self.path, "run_dir"):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / LOCK).open("a")
@@ -148,6 +156,8 @@ class RunFolder:
 
     def append_metrics(self, metrics: dict) -> None:
         """Adds the line of an epoch, durably."""
+        if not self.writes:
+            return
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
@@ -163,6 +173,8 @@ class RunFolder:
 
     def keep_metrics_until(self, num_epochs: int) -> None:
         """Drops lines of epochs that a resumed run will do again."""
+        if not self.writes:
+            return
         kept = [line for line in self.read_metrics() if line["epoch"] <= num_epochs]
         with atomic_path(self.metrics) as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

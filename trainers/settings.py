@@ -31,6 +31,9 @@ _LEAST = {
     "num_validation_captions": 0,
     "patience": 0,
     "seed": 0,
+    "num_processes": 1,
+    "process_index": 0,
+    "process_timeout_s": 1,
 }
 _SHARES = (
     "cross_entropy_weight",
@@ -185,6 +188,18 @@ class TrainSettings:
     weights_dtype: Literal["float32", "float16"] = "float32"
     """Storage of the exported preset's weights."""
 
+    devices: str = "1"
+    """Devices of this machine that share each batch: a number, auto for all, or positions such as 0,2. GPUs, or processors where
+    there are none."""
+    num_processes: int = 1
+    """Processes, on one or more machines, that share each batch; needs KERAS_BACKEND=jax, and a run_dir that all of them see."""
+    process_index: int = 0
+    """Which of the processes this one is; the process 0 writes the run folder."""
+    coordinator: str | None = None
+    """Address and port of the process 0, as node1:12345."""
+    process_timeout_s: float = 100.0
+    """Seconds after which a process that is not heard of counts as lost, which ends the others."""
+
     def __post_init__(self) -> None:
         if self.stages:
             stage_settings(self)  # each of them is checked like a run, but for LoRA, which is the run's
@@ -215,6 +230,7 @@ class TrainSettings:
         if self.objective == "self_critical":
             self._check_self_critical()
         self._check_lora()
+        self._check_processes()
         for name in FIXED_BY_GPT2 if self.gpt2 is not None else ():
             if (value := getattr(self, name)) != getattr(TrainSettings, name):
                 raise ValueError(
@@ -251,6 +267,17 @@ class TrainSettings:
                 )
             if not holds(value):
                 raise ValueError(f"`{name}` must be {rule}; received {part}={value}.")
+
+    def _check_processes(self) -> None:
+        if self.process_index >= self.num_processes:
+            raise ValueError(
+                f"`process_index` must be below num_processes={self.num_processes}; received {self.process_index}."
+            )
+        if self.num_processes > 1 and self.coordinator is None:
+            raise ValueError(
+                f"`coordinator` must be the address of the process 0, as node1:12345, with num_processes={self.num_processes}; "
+                "received None."
+            )
 
     def _require(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
         """Refuses a number that breaks its rule; None stands for the architecture's own."""

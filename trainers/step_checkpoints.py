@@ -5,7 +5,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 
@@ -29,6 +29,7 @@ class StepCheckpoints(keras.callbacks.Callback):
         state: where the run is, shared with `EndOfEpoch`: `epoch` and `step` count what is finished.
         steps_per_epoch: int.
         averages: values of the metrics' variables at `state["step"]`, or none at the start of an epoch.
+        highest: function `Workers.highest`, by which all processes stop at the same step.
     """
 
     def __init__(
@@ -39,10 +40,12 @@ class StepCheckpoints(keras.callbacks.Callback):
         state: dict,
         steps_per_epoch: int,
         averages=(),
+        highest: Callable[[int], int] = int,
     ):
         super().__init__()
         self.settings, self.run, self.captioner, self.state = settings, run, captioner, state
         self.steps_per_epoch, self.averages = steps_per_epoch, averages
+        self.highest = highest
         self.stop_signal = None
         self.saved_at = time.monotonic()
 
@@ -55,25 +58,31 @@ class StepCheckpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.state["step"] += 1
-        if self.state["step"] < self.steps_per_epoch and (self.stop_signal or self._is_due()):
-            self.save()
-            self.stop_if_asked()
+        if self.state["step"] < self.steps_per_epoch:
+            stop_signal = self.highest(self.stop_signal or 0)
+            if stop_signal or self._is_due():
+                self.save()
+            self._stop(stop_signal)
 
     def save(self) -> None:
         """Writes the checkpoint of this step, and deletes those that are older than the kept ones."""
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        path = self.run.checkpoint(self.state["epoch"] * self.steps_per_epoch + self.state["step"])
-        save_checkpoint(path, self.captioner, self.model.optimizer, self.state, self.model.metrics)
-        self.run.keep_checkpoints(self.settings.keep_checkpoints)
+        if self.run.writes:
+            path = self.run.checkpoint(self.state["epoch"] * self.steps_per_epoch + self.state["step"])
+            save_checkpoint(path, self.captioner, self.model.optimizer, self.state, self.model.metrics)
+            self.run.keep_checkpoints(self.settings.keep_checkpoints)
         self.saved_at = time.monotonic()
 
     def stop_if_asked(self) -> None:
         """Ends the run, whose checkpoint has just been saved, if a signal asked for it."""
-        if self.stop_signal == signal.SIGINT:
+        self._stop(self.highest(self.stop_signal or 0))
+
+    def _stop(self, stop_signal: int) -> None:
+        if stop_signal == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.stop_signal is not None:
-            log.info("Saved, and stopped by signal %d. Go on with --resume.", self.stop_signal)
+        if stop_signal:
+            log.info("Saved, and stopped by signal %d. Go on with --resume.", stop_signal)
             raise SystemExit(TERMINATED)
 
     def _is_due(self) -> bool:

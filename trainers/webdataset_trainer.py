@@ -11,6 +11,7 @@ from trainers.data_report import check_data, require_good_data, write_data_repor
 from trainers.disk import default_cache_dir
 from trainers.loop import NO_VALIDATION, TrainingData, train
 from trainers.pipeline import ImageFiles, validation_dataset
+from trainers.process_reports import merge_process_reports, process_report
 from trainers.records import CaptionedImage, Problem
 from trainers.run_folder import RunFolder
 from trainers.shards.batches import training_batches, validation_batches
@@ -23,10 +24,11 @@ from trainers.shards.reader import CaptionTokens, ShardReader
 from trainers.shards.remote import ShardCache
 from trainers.validation_tables import normalized_images, read_validation_table
 from trainers.webdataset_settings import WebdatasetTrainSettings
+from trainers.workers import Workers, joined_workers
 
 log = logging.getLogger("captioner")
 
-_WHILE_TRAINING = "while training"
+WHILE_TRAINING = "while training"
 
 
 def train_webdataset(settings: WebdatasetTrainSettings) -> dict:
@@ -42,13 +44,27 @@ def train_webdataset(settings: WebdatasetTrainSettings) -> dict:
         ValueError: If settings, shards or tables are not usable.
         OSError: If a file or folder cannot be read or written.
     """
-    run = RunFolder(settings.run_dir)
-    with run.opened(settings.to_dict(), settings.resume), contextlib.ExitStack() as stack:
-        inputs = _read_inputs(settings, run, stack)
-        captioner = build_captioner(
-            settings, (text for texts in inputs.training.captions(settings.lowercase) for text in texts)
-        )
-        return train(settings, run, captioner, lambda stage: _training_data(stage, captioner, inputs))
+    with joined_workers(settings) as workers, workers.run_opened(settings) as run:
+        with contextlib.ExitStack() as stack:
+            metrics = _train(settings, run, workers, stack)
+        workers.wait_for_all("the data reports")
+        if run.writes:
+            merge_process_reports(run.data_report, WHILE_TRAINING)
+        return metrics
+
+
+def _train(
+    settings: WebdatasetTrainSettings, run: RunFolder, workers: Workers, stack: contextlib.ExitStack
+) -> dict:
+    # Shards without an index are indexed once.
+    with workers.first_before_others("the indexes of the shards"):
+        inputs = _read_inputs(settings, run, workers, stack)
+    captioner = build_captioner(
+        settings, (text for texts in inputs.training.captions(settings.lowercase) for text in texts)
+    )
+    return train(
+        settings, run, captioner, lambda stage: _training_data(stage, captioner, inputs, workers), workers
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +81,9 @@ class _Inputs:
     """Or the images of a table."""
 
 
-def _read_inputs(settings: WebdatasetTrainSettings, run: RunFolder, stack: contextlib.ExitStack) -> _Inputs:
+def _read_inputs(
+    settings: WebdatasetTrainSettings, run: RunFolder, workers: Workers, stack: contextlib.ExitStack
+) -> _Inputs:
     cache = None
     if any(map(is_remote, (*settings.shards, *settings.validation_shards))):
         folder = (settings.cache_dir or default_cache_dir()) / "shards"
@@ -81,14 +99,18 @@ def _read_inputs(settings: WebdatasetTrainSettings, run: RunFolder, stack: conte
             read_validation_table(settings), cache_dir=settings.cache_dir
         )
         inputs["validation_images"] = normalized_images(images, settings.lowercase)
-    write_data_report(run.data_report, reports)
+    if run.writes:
+        write_data_report(run.data_report, reports)
     for report in reports.values():
         log.info(report.summary())
         require_good_data(report, settings.max_bad_fraction, run.data_report)
 
     def write(problems: tuple[Problem, ...]) -> None:
-        later = dataclasses.replace(reports["train"], problems=problems)
-        write_data_report(run.data_report, {**reports, _WHILE_TRAINING: later})
+        later = {WHILE_TRAINING: dataclasses.replace(reports["train"], problems=problems)}
+        if workers.is_first:
+            write_data_report(run.data_report, {**reports, **later})
+        else:
+            write_data_report(process_report(run.data_report, workers.process_index), later)
 
     problems = ReadProblems(write)
     stack.callback(problems.close)
@@ -96,12 +118,19 @@ def _read_inputs(settings: WebdatasetTrainSettings, run: RunFolder, stack: conte
 
 
 def _training_data(
-    settings: WebdatasetTrainSettings, captioner: ImageCaptioner, inputs: _Inputs
+    settings: WebdatasetTrainSettings, captioner: ImageCaptioner, inputs: _Inputs, workers: Workers
 ) -> TrainingData:
     engine, decode = find_engine(settings.engine)
     log.info("Images are decoded by %s.", {"tf": "TensorFlow", "dali": "DALI"}[engine])
     data = inputs.training
-    plan = ShardPlan(sources=data.plan_sources, seed=settings.seed, shuffle_buffer=settings.shuffle_buffer)
+    plan = ShardPlan(
+        sources=data.plan_sources,
+        seed=settings.seed,
+        shuffle_buffer=settings.shuffle_buffer,
+        process_index=workers.process_index,
+        num_processes=workers.num_processes,
+    )
+    share = workers.share_of(settings.batch_size)
     tokens = CaptionTokens(
         tokenizer=captioner.preprocessor.tokenizer,
         captions_per_image=settings.captions_per_image,
@@ -116,23 +145,24 @@ def _training_data(
             plan,
             reader,
             decode,
-            batch_size=settings.batch_size,
+            batch_size=share,
             transform=captioner.preprocessor.image_transform,
             augmentation=settings.augmentation,
             num_epochs=settings.epochs,
             first_epoch=first_epoch,
             first_step=first_step,
+            fill_batches=workers.num_shares > 1,
         )
 
     # How many captions a sample has is known once it is read; the number is for the speed that is shown.
     captions_each = min(settings.captions_per_image, data.report().num_captions / data.report().num_images)
     return TrainingData(
         training=batches,
-        num_images=plan.num_places,
-        num_captions=round(captions_each * plan.num_places),
+        num_images=plan.num_places * workers.num_processes,
+        num_captions=round(captions_each * plan.num_places * workers.num_processes),
         fingerprint=data.fingerprint(),
         find_problems=lambda: list(inputs.problems),
-        steps_per_epoch=plan.num_steps(settings.batch_size),
+        steps_per_epoch=plan.num_steps(share),
         training_references=data.captions(settings.lowercase),
         **_validation(settings, captioner, inputs, tokens),
     )

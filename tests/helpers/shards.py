@@ -1,5 +1,6 @@
 """Small indexed shards of given images and captions."""
 
+import csv
 import io
 import json
 import tarfile
@@ -51,6 +52,15 @@ def write_shard(path, samples, index=True) -> str:
     if index:
         build_indexes([str(path)], num_processes=1, progress=False)
     return str(path)
+
+
+def samples_of(photos):
+    """Key, file and captions of each photo of the table."""
+    captions = {}
+    with open(photos / "captions.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            captions.setdefault(row["image"], []).append(row["caption"])
+    return [(name[:-4], (photos / name).read_bytes(), texts) for name, texts in captions.items()]
 
 
 def open_all(shards, max_indexes=8) -> OpenShards:

@@ -22,7 +22,7 @@ def prepared(settings, monkeypatch, tmp_path):
     monkeypatch.setattr(
         csv_trainer,
         "train",
-        lambda settings, run, captioner, make_data: handed.append((captioner, make_data(settings))),
+        lambda settings, run, captioner, make_data, workers: handed.append((captioner, make_data(settings))),
     )
 
     def prepare(**changes):

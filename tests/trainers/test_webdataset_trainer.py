@@ -1,6 +1,5 @@
 """Whole runs of a tiny captioner from shards, held against runs from a table of the same photos."""
 
-import csv
 import json
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ from engines import ENGINES
 from loopback import answering, serving, whole
 from PIL import Image
 from runs import assert_same_run, killed_in_epoch, read_metrics
-from shards import encoded, write_shard
+from shards import encoded, samples_of, write_shard
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
@@ -34,15 +33,6 @@ RANDOMNESS = {
     "min_crop_area": 0.5,
     "color_jitter": 0.2,
 }
-
-
-def samples_of(photos):
-    """Key, file and captions of each photo of the table."""
-    captions = {}
-    with open(photos / "captions.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            captions.setdefault(row["image"], []).append(row["caption"])
-    return [(name[:-4], (photos / name).read_bytes(), texts) for name, texts in captions.items()]
 
 
 @pytest.fixture
@@ -79,7 +69,7 @@ def prepared(make, monkeypatch):
     monkeypatch.setattr(
         webdataset_trainer,
         "train",
-        lambda settings, run, captioner, make_data: handed.append((captioner, make_data(settings))),
+        lambda settings, run, captioner, make_data, workers: handed.append((captioner, make_data(settings))),
     )
 
     def prepare(**changes):

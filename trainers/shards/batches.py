@@ -34,6 +34,7 @@ def training_batches(
     num_epochs: int,
     first_epoch: int = 0,
     first_step: int = 0,
+    fill_batches: bool = False,
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches, epoch after epoch, `plan.num_steps(batch_size)` of them in each.
 
@@ -49,6 +50,7 @@ def training_batches(
         num_epochs: int. Where the run ends, counted from the epoch 0.
         first_epoch: int. The epoch to start with.
         first_step: int. Batches of that epoch to leave out.
+        fill_batches: bool. Fills the short last batch with blank images of no weight.
 
     Returns:
         A dataset of `(x, y, sample_weight)`: `x` holds `images` float32 `(B, h, w, 3)`, `token_ids` int32 and
@@ -73,7 +75,8 @@ def training_batches(
         if step % steps_of_block == 0 or int(number) == first_epoch * steps + first_step:
             ahead = plan.samples(epoch, step * batch_size, step * batch_size + 2 * plan.shuffle_buffer).shard
             reader.shards.want(shard for shard in dict.fromkeys(ahead.tolist()) if shard != NOTHING)
-        return plan.samples(epoch, step * batch_size, (step + 1) * batch_size)
+        samples = plan.samples(epoch, step * batch_size, (step + 1) * batch_size)
+        return samples.filled(batch_size) if fill_batches else samples
 
     numbers = tf.data.Dataset.range(first_epoch * steps + first_step, num_epochs * steps)
     batches = read_batches(numbers, planned, reader)

@@ -26,6 +26,15 @@ class PlannedSamples:
     image_seed: np.ndarray
     """int32 `(B, 2)`: seeds of captions and augmentation, never negative."""
 
+    def filled(self, num_places: int) -> "PlannedSamples":
+        """The samples, and `NOTHING` behind them up to that many places."""
+        missing = num_places - len(self.shard)
+        return PlannedSamples(
+            shard=np.append(self.shard, np.full(missing, NOTHING, "int32")),
+            row=np.append(self.row, np.zeros(missing, "int64")),
+            image_seed=np.concatenate([self.image_seed, np.zeros((missing, 2), "int32")]),
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:

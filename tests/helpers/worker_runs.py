@@ -1,0 +1,155 @@
+"""Training runs in processes of their own, with as many devices and on such a backend as a test asks for."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from trainers.callbacks import Progress
+
+CHECKOUT = Path(__file__).parents[2]
+SECONDS = 900
+"""The most that a run may take, on a busy machine."""
+
+SCRIPT = """
+import dataclasses, json, sys
+
+name, path, num_devices, changes = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+import keras
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
+    )
+from tools.check_resume import trainer_named
+from tools.run_config import settings_from_config
+from worker_runs import batches_of_processes, killed_after
+
+settings, train = trainer_named(name)
+values = json.load(open(path))
+with batches_of_processes(changes.get("processes", 0)), killed_after(changes.get("steps")):
+    settings = settings_from_config(settings, values, path)
+    if changes.get("ray"):
+        from trainers.ray_workers import train_with_ray
+        from worker_runs import train_and_be_killed_once
+
+        train_with_ray(train_and_be_killed_once, settings, num_workers=2, max_failures=1)
+    else:
+        train(dataclasses.replace(settings, resume=values["resume"]))
+"""
+
+
+@contextlib.contextmanager
+def batches_of_processes(count):
+    """One process trains on the batches that so many would have together."""
+    from trainers import webdataset_trainer
+
+    share_of = webdataset_trainer.training_batches
+
+    def joined(plan, reader, decode, *, batch_size, **rest):
+        rest["fill_batches"] = True
+        shares = [
+            share_of(
+                dataclasses.replace(plan, process_index=index, num_processes=count),
+                reader,
+                decode,
+                batch_size=batch_size // count,
+                **rest,
+            )
+            for index in range(count)
+        ]
+        return tf.data.Dataset.zip(*shares).map(
+            lambda *batches: tf.nest.map_structure(lambda *arrays: tf.concat(arrays, 0), *batches)
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        if count:
+            patch.setattr(webdataset_trainer, "training_batches", joined)
+        yield
+
+
+@contextlib.contextmanager
+def killed_after(num_steps):
+    """SIGKILL ends the process after so many steps."""
+    step_end = Progress.on_train_batch_end
+
+    def end(self, batch, logs=None):
+        step_end(self, batch, logs)
+        self.num_steps = getattr(self, "num_steps", 0) + 1
+        if self.num_steps == num_steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "on_train_batch_end", end)
+        yield
+
+
+def train_and_be_killed_once(settings):
+    """Trains from shards; the second process is killed in the middle, the first time."""
+    from trainers.webdataset_trainer import train_webdataset
+
+    mark = settings.run_dir.parent / "killed"
+    first_time = settings.process_index == 1 and not mark.exists()
+    if first_time:
+        mark.touch()
+    with killed_after(5 if first_time else None):
+        train_webdataset(settings)
+
+
+def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
+    """Starts a training on virtual processors; `finish_run` waits for it. Changes: `processes`, `steps`, `ray`, see above."""
+    trainer = "csv" if hasattr(settings, "csv") else "webdataset"
+    folder = settings.run_dir.parent
+    path = folder / f"{settings.run_dir.name}-{settings.process_index}.json"
+    path.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "CUDA_VISIBLE_DEVICES": "",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests" / "helpers")]),
+    }
+    words = [sys.executable, "-c", SCRIPT, trainer, str(path), str(num_devices), json.dumps(changes)]
+    return subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish_run(process):
+    """Waits for a training and fails with what it said if it failed."""
+    said, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, said[-4000:]
+    return said
+
+
+def start_processes(settings, num_processes, killed=None, steps=None):
+    """Starts a training of several processes, of which one is killed after some steps."""
+    address = f"localhost:{free_port()}"
+    return [
+        start_run(
+            dataclasses.replace(
+                settings, num_processes=num_processes, process_index=index, coordinator=address
+            ),
+            backend="jax",
+            steps=steps if index == killed else None,
+        )
+        for index in range(num_processes)
+    ]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
