@@ -28,7 +28,8 @@ def train_with_ray(
 
     Args:
         train: function of a module, from settings to metrics, such as `train_csv`.
-        settings: of the run; `run_dir` and the data must be seen by all machines. A run that has a checkpoint goes on.
+        settings: of the run; the working folder, `run_dir` and the data must be seen by all machines. A run that has a checkpoint
+            goes on.
         num_workers: int. Processes.
         max_failures: int. Losses after which the training is given up.
         use_gpu: bool. One GPU for each process.
@@ -56,6 +57,7 @@ def train_with_ray(
             "train": (train.__module__, train.__qualname__),
             "settings": dataclasses.replace(settings, run_dir=run_dir),
             "environment": {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": platform},
+            "folder": os.getcwd(),
         },
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=resources
@@ -70,6 +72,7 @@ def train_with_ray(
 def _train_in_worker(config: dict) -> None:
     # Before anything imports Keras: a worker is a new process each time.
     os.environ.update(config["environment"])
+    os.chdir(config["folder"])  # paths may be relative to where the training was started
     import ray
     import ray.train.collective
 

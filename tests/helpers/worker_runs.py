@@ -107,7 +107,8 @@ def train_and_be_killed_once(settings):
 
 
 def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
-    """Starts a training on virtual processors; `finish_run` waits for it. Changes: `processes`, `steps`, `ray`, see above."""
+    """Starts a training on virtual processors, beside its run folder; `finish_run` waits for it. Changes: `processes`,
+    `steps`, `ray`, see above."""
     trainer = "csv" if hasattr(settings, "csv") else "webdataset"
     folder = settings.run_dir.parent
     path = folder / f"{settings.run_dir.name}-{settings.process_index}.json"
@@ -122,7 +123,7 @@ def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
     }
     words = [sys.executable, "-c", SCRIPT, trainer, str(path), str(num_devices), json.dumps(changes)]
     return subprocess.Popen(
-        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

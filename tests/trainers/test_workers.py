@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 
 import keras
@@ -107,7 +108,9 @@ def test_two_processes_train_what_one_trains_also_when_one_of_them_is_killed(fro
 def test_ray_replaces_a_lost_process_and_the_run_ends_as_if_nothing_had_been(from_shards, tmp_path):
     pytest.importorskip("ray", reason='needs pip install "captioner[oracle]"')
     given, whole = from_shards
-    finish_run(start_run(dataclasses.replace(given, run_dir=tmp_path / "ray"), backend="jax", ray=True))
+    shards = tuple(os.path.relpath(shard, tmp_path) for shard in given.shards)  # from where it is started
+    given = dataclasses.replace(given, run_dir=tmp_path / "ray", shards=shards)
+    finish_run(start_run(given, backend="jax", ray=True))
     assert (tmp_path / "killed").exists()
     assert_same_weights(tmp_path / "ray", whole)
 
