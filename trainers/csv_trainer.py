@@ -14,10 +14,11 @@ from trainers.csv_settings import CsvTrainSettings
 from trainers.data_report import check_data, check_images, require_good_data, write_data_report
 from trainers.encode_images import weights_fingerprint
 from trainers.feature_cache import cache_features
-from trainers.loop import NO_VALIDATION, TrainingData, train
+from trainers.loop import train
 from trainers.pipeline import ImageFiles, ImageSource, num_steps, training_dataset, validation_dataset
 from trainers.records import CaptionedImage, split_by_fold, split_by_image
 from trainers.run_folder import RunFolder
+from trainers.training_data import NO_VALIDATION, TrainingData
 from trainers.validation_tables import choose_split, normalized_images, read_validation_table
 from trainers.workers import Workers, joined_workers
 

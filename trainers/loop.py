@@ -1,26 +1,22 @@
 """The one training loop: compiles, fits, resumes and exports, whatever the batches come from."""
 
 import contextlib
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from captioner.files import atomic_path
 from captioner.model import ImageCaptioner
 from captioner.model.encoder_split import EncoderSplit
 from captioner.model.parts import variables_of_parts
 from trainers.accumulation import accumulated_batches
 from trainers.build import export_preset
-from trainers.callbacks import DivergenceError, EndOfEpoch, Progress
+from trainers.callbacks import EndOfEpoch, Progress
 from trainers.checkpoint import load_checkpoint
 from trainers.optimization import CaptionLoss, build_optimizer
-from trainers.records import Problem
 from trainers.run_folder import RunFolder
 from trainers.self_critical import SelfCriticalModel
 from trainers.settings import TrainSettings
@@ -35,42 +31,12 @@ from trainers.stage_progress import (
 from trainers.stages import stage_settings
 from trainers.step_checkpoints import StepCheckpoints, saving_on_signals
 from trainers.towers import TowerModel
+from trainers.training_data import TrainingData, diverging_batch_stored, explained_data_errors
 from trainers.validation import Validator
 from trainers.wandb_log import WandbLog, import_wandb
 from trainers.workers import Workers, require_shareable
 
 log = logging.getLogger("captioner")
-
-NO_VALIDATION = "No validation images: the last epoch will be exported."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """What a trainer feeds to the loop."""
-
-    training: Callable
-    """Function `(first_epoch, first_step) -> tf.data.Dataset` of `(x, y, sample_weight)`, from that step of that epoch
-    to the end of the last."""
-    num_images: int
-    """Training images of an epoch."""
-    num_captions: int
-    """Captions shown in an epoch."""
-    steps_per_epoch: int
-    """Batches of an epoch."""
-    fingerprint: str
-    """Changes with images and captions: a resumed run must have the same."""
-    find_problems: Callable[[], list[Problem]]
-    """Looks for images that became unusable since training began."""
-    validation: tf.data.Dataset | None = None
-    """Validation batches, in order, or None."""
-    validation_paths: Sequence = ()
-    """Validation image files, in the same order; or what prints as a name and is an array, such as `ShardImage`."""
-    validation_references: tuple = ()
-    """The captions of each of them."""
-    training_references: Iterable = ()
-    """The captions of each training image."""
-    split: EncoderSplit | None = None
-    """How the image encoder is split, if `x["images"]` holds the features of its frozen part."""
 
 
 def train(
@@ -266,8 +232,8 @@ def _fit(
         settings, run, captioner, validator, data.validation_paths, checkpoints, num_epochs
     )
     with (
-        _explained_data_errors(data),
-        _diverging_batch_stored(run, data, state),
+        explained_data_errors(data),
+        diverging_batch_stored(run, data, state),
         saving_on_signals(checkpoints),
         contextlib.closing(progress),
     ):
@@ -299,38 +265,6 @@ def _training_batches(settings: TrainSettings, data: TrainingData, state: dict) 
         *position,
         optimizer_epoch=state.get("first_epoch", 0),
     )
-
-
-@contextlib.contextmanager
-def _diverging_batch_stored(run: RunFolder, data: TrainingData, state: dict) -> Iterator[None]:
-    """Keeps the batch of the step after which a loss or weight was no number, to be looked at."""
-    try:
-        yield
-    except DivergenceError as error:
-        if not run.writes:
-            raise
-        step = min(state["step"], data.steps_per_epoch - 1)
-        x, targets, sample_weight = next(data.training(state["epoch"], step).as_numpy_iterator())
-        with atomic_path(run.diverged_batch) as path:
-            np.savez(path, **x, targets=targets, sample_weight=sample_weight)
-        raise DivergenceError(f"{error} The batch of that step is in {run.diverged_batch}.") from error
-
-
-@contextlib.contextmanager
-def _explained_data_errors(data: TrainingData) -> Iterator[None]:
-    """Says in a user's words what TensorFlow reports from inside its graph."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise ValueError(
-            "Out of memory. Lower --batch-size, with as much more --gradient-accumulation-steps, or --captions-per-image."
-        ) from error
-    except tf.errors.OpError as error:
-        problems = "; ".join(f"{p.item}: {p.reason} {p.detail}".rstrip() for p in data.find_problems()[:5])
-        raise ValueError(
-            "Training stopped while reading images. The last checkpoint is intact. "
-            + (f"Since the start these became unusable: {problems}." if problems else str(error.message))
-        ) from error
 
 
 def _num_parameters(variables) -> int:

@@ -9,7 +9,7 @@ from trainers.build import build_captioner
 from trainers.caption_sets import tokenize_captions
 from trainers.data_report import check_data, require_good_data, write_data_report
 from trainers.disk import default_cache_dir
-from trainers.loop import NO_VALIDATION, TrainingData, train
+from trainers.loop import train
 from trainers.pipeline import ImageFiles, validation_dataset
 from trainers.process_reports import merge_process_reports, process_report
 from trainers.records import CaptionedImage, Problem
@@ -22,6 +22,7 @@ from trainers.shards.plan import ShardPlan
 from trainers.shards.read_problems import ReadProblems
 from trainers.shards.reader import CaptionTokens, ShardReader
 from trainers.shards.remote import ShardCache
+from trainers.training_data import NO_VALIDATION, TrainingData
 from trainers.validation_tables import normalized_images, read_validation_table
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.workers import Workers, joined_workers

@@ -1,0 +1,77 @@
+"""What a trainer feeds to the loop, and what happens where that cannot be trained on."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from captioner.files import atomic_path
+from captioner.model.encoder_split import EncoderSplit
+from trainers.callbacks import DivergenceError
+from trainers.records import Problem
+from trainers.run_folder import RunFolder
+
+NO_VALIDATION = "No validation images: the last epoch will be exported."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a trainer feeds to the loop."""
+
+    training: Callable
+    """Function `(first_epoch, first_step) -> tf.data.Dataset` of `(x, y, sample_weight)`, from that step of that epoch
+    to the end of the last."""
+    num_images: int
+    """Training images of an epoch."""
+    num_captions: int
+    """Captions shown in an epoch."""
+    steps_per_epoch: int
+    """Batches of an epoch."""
+    fingerprint: str
+    """Changes with images and captions: a resumed run must have the same."""
+    find_problems: Callable[[], list[Problem]]
+    """Looks for images that became unusable since training began."""
+    validation: tf.data.Dataset | None = None
+    """Validation batches, in order, or None."""
+    validation_paths: Sequence = ()
+    """Validation image files, in the same order; or what prints as a name and is an array, such as `ShardImage`."""
+    validation_references: tuple = ()
+    """The captions of each of them."""
+    training_references: Iterable = ()
+    """The captions of each training image."""
+    split: EncoderSplit | None = None
+    """How the image encoder is split, if `x["images"]` holds the features of its frozen part."""
+
+
+@contextlib.contextmanager
+def diverging_batch_stored(run: RunFolder, data: TrainingData, state: dict) -> Iterator[None]:
+    """Keeps the batch of the step after which a loss or weight was no number, to be looked at."""
+    try:
+        yield
+    except DivergenceError as error:
+        if not run.writes:
+            raise
+        step = min(state["step"], data.steps_per_epoch - 1)
+        x, targets, sample_weight = next(data.training(state["epoch"], step).as_numpy_iterator())
+        with atomic_path(run.diverged_batch) as path:
+            np.savez(path, **x, targets=targets, sample_weight=sample_weight)
+        raise DivergenceError(f"{error} The batch of that step is in {run.diverged_batch}.") from error
+
+
+@contextlib.contextmanager
+def explained_data_errors(data: TrainingData) -> Iterator[None]:
+    """Says in a user's words what TensorFlow reports from inside its graph."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise ValueError(
+            "Out of memory. Lower --batch-size, with as much more --gradient-accumulation-steps, or --captions-per-image."
+        ) from error
+    except tf.errors.OpError as error:
+        problems = "; ".join(f"{p.item}: {p.reason} {p.detail}".rstrip() for p in data.find_problems()[:5])
+        raise ValueError(
+            "Training stopped while reading images. The last checkpoint is intact. "
+            + (f"Since the start these became unusable: {problems}." if problems else str(error.message))
+        ) from error
