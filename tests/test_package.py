@@ -1,6 +1,7 @@
 """What an installed captioner consists of."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -138,4 +139,4 @@ def _direct_dependencies() -> set[str]:
         if k.value in ("test", "oracle")
     ]
     strings = [e.value for part in wanted for e in ast.walk(part) if isinstance(e, ast.Constant)]
-    return {text.split(">")[0].split("=")[0].strip().lower() for text in strings}
+    return {re.split(r"[\[<>=]", text)[0].strip().lower() for text in strings}
