@@ -128,7 +128,9 @@ def test_an_epoch_holds_the_images_and_captions_of_the_table_trainer(
 ):
     handed = []
     monkeypatch.setattr(
-        csv_trainer, "train", lambda settings, run, captioner, make_data: handed.append(make_data(settings))
+        csv_trainer,
+        "train",
+        lambda settings, run, captioner, make_data, workers: handed.append(make_data(settings)),
     )
     csv_trainer.train_csv(settings(tmp_path / "table", captions_per_image=3, max_length=9))
     _, data = prepared(captions_per_image=3, max_length=9)
