@@ -1,10 +1,12 @@
-"""Python functions in the graph of a tf.data pipeline, which must not keep the process from ending."""
+"""Python and the threads of a tf.data pipeline: neither a function in its graph nor Ctrl-C may harm the process."""
 
 import atexit
+import contextlib
 import functools
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 _QUIET_SECONDS = 0.2
 """A pipeline that nobody reads calls nothing any more once its buffers are full: far sooner than this."""
@@ -65,3 +67,39 @@ def _leave() -> None:
     while (_calls.num_running or _calls.num_begun != seen) and time.monotonic() < deadline:
         seen = _calls.num_begun
         time.sleep(_QUIET_SECONDS)
+
+
+def whole_items(items: Iterable) -> Iterator:
+    """The items of a dataset, with Ctrl-C put off until the next one is there.
+
+    TensorFlow calls Python while it hands out an item. A KeyboardInterrupt that is raised within such a call is lost,
+    or leaves the memory of the process corrupted: in two of five runs of a plain pipeline, with TensorFlow 2.21.
+    """
+    iterator = iter(items)
+    while True:
+        with _interrupt_put_off():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
+
+
+@contextlib.contextmanager
+def _interrupt_put_off() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    asked = False
+
+    def ask(number, frame):
+        nonlocal asked
+        asked = True
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if asked:
+            signal.raise_signal(signal.SIGINT)

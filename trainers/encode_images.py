@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from captioner.python_calls import whole_items
 from trainers.pipeline import ImageFiles
 
 
@@ -51,7 +52,7 @@ def encode_views(
     else:
         images = images.map(lambda *batch: (batch,))
     start = 0
-    for batch in images.prefetch(1).as_numpy_iterator():
+    for batch in whole_items(images.prefetch(1).as_numpy_iterator()):
         plain_images = batch[0][0]
         size = len(plain_images)
         features = [_encode(encoder, plain_images, batch_size)[:, None]]
