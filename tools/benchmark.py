@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from captioner.cores import num_cores
 from captioner.resources import DEFAULT_PRESET
-from tools.benchmarks.machine import hardware, num_cores
+from tools.benchmarks.machine import hardware
 from tools.benchmarks.measure import Case, measure_case, measure_photos
 from tools.benchmarks.output import python_with, require_markdown, write_report
 from tools.benchmarks.photos import photos_in

@@ -5,9 +5,10 @@ import shlex
 import sys
 from typing import Literal
 
+from captioner.cores import num_cores
 from tools.benchmark import MODELS, PEER_MODULES
 from tools.benchmarks.flops import vit_tokens
-from tools.benchmarks.machine import hardware, num_cores
+from tools.benchmarks.machine import hardware
 from tools.benchmarks.measure_train import Contestant, Measurer
 from tools.benchmarks.output import python_with, require_markdown, write_report
 from tools.benchmarks.train_report import markdown

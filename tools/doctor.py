@@ -1,6 +1,5 @@
 """`captioner doctor`: what this machine has, and the fix for each thing that is missing."""
 
-import contextlib
 import dataclasses
 import os
 import platform
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Literal
 
+from captioner.cores import num_cores
 from tools.install_dali import PLUGIN, dali_failure, install_dali
 
 
@@ -60,7 +60,7 @@ def doctor(command: DoctorCommand) -> int:
 
 def findings() -> Iterator[Finding]:
     """Looks at one thing after the other."""
-    system = f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_num_cores()} cores"
+    system = f"{platform.python_version()}, {platform.system()} {platform.machine()}, {num_cores()} cores"
     yield Finding(name="Python", state="ok", detail=f"{system}, {sys.prefix}")
     requirements = _requirements()
     if requirements is None:
@@ -158,12 +158,6 @@ def _dali(requirements: list) -> Iterator[Finding]:
 
 def _has_nvidia_driver() -> bool:
     return os.path.exists("/proc/driver/nvidia/version") or shutil.which("nvidia-smi") is not None
-
-
-def _num_cores() -> int:
-    with contextlib.suppress(AttributeError):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _first_line(error: BaseException) -> str:

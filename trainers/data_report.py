@@ -13,6 +13,7 @@ from pathlib import Path
 import PIL
 from tqdm import tqdm
 
+from captioner.cores import num_cores
 from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
 from trainers.disk import default_cache_dir, explained_disk_errors
@@ -115,7 +116,7 @@ def check_images(
     Returns:
         The problem of each missing, unreadable or undecodable file, in the order of `images`.
     """
-    num_threads = num_threads or os.cpu_count() or 1
+    num_threads = num_threads or num_cores()
     cache_dir = Path(cache_dir or default_cache_dir())
     problems = []
     with (

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from captioner.python_calls import whole_items
 from trainers.pipeline import ImageFiles
+from trainers.tf_data import steady
 
 
 def weights_fingerprint(model: keras.Model) -> str:
@@ -52,7 +53,7 @@ def encode_views(
     else:
         images = images.map(lambda *batch: (batch,))
     start = 0
-    for batch in whole_items(images.prefetch(1).as_numpy_iterator()):
+    for batch in whole_items(steady(images.prefetch(1)).as_numpy_iterator()):
         plain_images = batch[0][0]
         size = len(plain_images)
         features = [_encode(encoder, plain_images, batch_size)[:, None]]

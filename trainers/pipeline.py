@@ -10,14 +10,13 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from captioner.cores import num_cores
 from captioner.images import Augmentation, ImageTransform, decode_in_graph, load_view
 from captioner.python_calls import python_call
 from trainers.caption_sets import CaptionSet, EpochPlan, epoch_plan, filled_plan, ordered_plan
+from trainers.tf_data import as_it_stands, steady
 
 ENDLESS = np.iinfo("int64").max
-
-_as_it_stands = tf.autograph.experimental.do_not_convert
-"""For functions that are graph code already: converting them would take over a second of each start."""
 
 
 class ImageSource(Protocol):
@@ -45,7 +44,7 @@ class ImageFiles:
     allow_flip: np.ndarray | None = None
     """bool `(N,)`: False where an image must not be mirrored; None allows all."""
     num_parallel_calls: int | None = None
-    """Images decoded at the same time, or None to let tf.data choose."""
+    """Images decoded at the same time, or None for one on each core."""
 
     @property
     def num_images(self) -> int:
@@ -61,7 +60,7 @@ class ImageFiles:
         allow_flip = tf.constant(allowed)
         height, width = self.transform.image_size
 
-        @_as_it_stands
+        @as_it_stands
         def load(index, seed, rows):
             data = tf.io.read_file(paths[index])
             if augment:
@@ -70,7 +69,7 @@ class ImageFiles:
                 image = self.transform(decode_in_graph(data))
             return tf.ensure_shape(image, (height, width, 3)), rows
 
-        calls = self.num_parallel_calls or tf.data.AUTOTUNE
+        calls = self.num_parallel_calls or num_cores()
         images = plan.map(load, num_parallel_calls=calls, deterministic=True)
         return images.batch(batch_size, drop_remainder=drop_remainder)
 
@@ -154,7 +153,7 @@ def training_dataset(
         part = part[part % batch_size // share == process_index]
         return tuple(array[part] for array in _arrays(plan))
 
-    @_as_it_stands
+    @as_it_stands
     def epoch_dataset(epoch):
         arrays = tf.numpy_function(python_call(plan_of), [epoch], (tf.int64, tf.int32, tf.int64))
         for array, shape in zip(arrays, ((None,), (None, 2), (None, captions_per_image)), strict=True):
@@ -202,7 +201,7 @@ def _with_texts(batches: tf.data.Dataset, captions: CaptionSet) -> tf.data.Datas
     token_ids, targets = tf.constant(table.token_ids), tf.constant(table.targets)
     padding_mask, sample_weight = tf.constant(table.padding_mask), tf.constant(table.sample_weight)
 
-    @_as_it_stands
+    @as_it_stands
     def look_up(images, rows):
         x = {
             "images": images,
@@ -211,9 +210,7 @@ def _with_texts(batches: tf.data.Dataset, captions: CaptionSet) -> tf.data.Datas
         }
         return x, tf.gather(targets, rows), tf.gather(sample_weight, rows)
 
-    options = tf.data.Options()
-    options.deterministic = True
-    return batches.map(look_up, num_parallel_calls=1).prefetch(2).with_options(options)
+    return steady(batches.map(look_up, num_parallel_calls=1).prefetch(2))
 
 
 def _check(captions: CaptionSet, source: ImageSource, batch_size: int, captions_per_image: int) -> None:

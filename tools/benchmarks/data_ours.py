@@ -115,7 +115,9 @@ def _decoder(configuration: dict, transform) -> Callable:
     import numpy as np
     import tensorflow as tf
 
+    from captioner.cores import num_cores
     from captioner.images import view_of_jpeg
+    from trainers.tf_data import steady
 
     data = [Path(path).read_bytes() for path in configuration["paths"]]
     size = np.tile(np.array([configuration["size"][::-1]], "int32"), (len(data), 1))
@@ -126,8 +128,8 @@ def _decoder(configuration: dict, transform) -> Callable:
 
     def dataset(num_epochs: int):
         repeated = images.repeat(num_epochs)
-        decoded = repeated.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return decoded.batch(configuration["batch_size"]).prefetch(2)
+        decoded = repeated.map(decode, num_parallel_calls=num_cores(), deterministic=True)
+        return steady(decoded.batch(configuration["batch_size"]).prefetch(2))
 
     return dataset
 

@@ -7,17 +7,16 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from captioner.cores import num_cores
 from captioner.images import Augmentation, ImageTransform, view_of_image, view_of_jpeg
 from captioner.python_calls import python_call
 from trainers.shards.plan import NOTHING, PlannedSamples, ShardPlan
 from trainers.shards.ppm import BLANK, decode_ppm
 from trainers.shards.reader import ShardReader
+from trainers.tf_data import as_it_stands, steady
 
 PARALLEL_READS = 4
 """Batches that are read at the same time: enough for a disk, since decoding takes longer."""
-
-_as_it_stands = tf.autograph.experimental.do_not_convert
-"""For functions that are graph code already: converting them would take over a second of each start."""
 
 _ENCODED = {"data": tf.string, "seed": tf.int32, "allow_flip": tf.bool, "size": tf.int32}
 _REST = {"token_ids": tf.int32, "padding_mask": tf.bool, "targets": tf.int32, "sample_weight": tf.float32}
@@ -143,7 +142,7 @@ def read_batches(numbers: tf.data.Dataset, planned: Callable, reader: ShardReade
         encoded, rest = reader.read(planned(number))
         return tuple(encoded[name] for name in _ENCODED) + tuple(rest[name] for name in _REST)
 
-    @_as_it_stands
+    @as_it_stands
     def load(number):
         arrays = tf.numpy_function(python_call(read), [number], [*_ENCODED.values(), *_REST.values()])
         shapes = [(None,), (None, 2), (None,), (None, 2)] + [(None, *positions)] * len(_REST)
@@ -159,14 +158,12 @@ def read_batches(numbers: tf.data.Dataset, planned: Callable, reader: ShardReade
 def attach_texts(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Turns `(images, rest)` into what the training loop takes."""
 
-    @_as_it_stands
+    @as_it_stands
     def arrange(images, rest):
         x = {"images": images, "token_ids": rest["token_ids"], "padding_mask": rest["padding_mask"]}
         return x, rest["targets"], rest["sample_weight"]
 
-    options = tf.data.Options()
-    options.deterministic = True
-    return batches.map(arrange, num_parallel_calls=1).prefetch(2).with_options(options)
+    return steady(batches.map(arrange, num_parallel_calls=1).prefetch(2))
 
 
 def _is_jpeg(data):
@@ -176,7 +173,7 @@ def _is_jpeg(data):
 def _decoded(dataset: tf.data.Dataset, batch_size: int, load: Callable) -> tf.data.Dataset:
     """Decodes sample by sample across the limits of batches, and restores the batches that came in."""
 
-    @_as_it_stands
+    @as_it_stands
     def fill(encoded, rest):
         """A short batch gets blank samples behind its own, so that batches of B are batches that came in."""
         num_samples = tf.shape(encoded["data"])[0]
@@ -185,19 +182,19 @@ def _decoded(dataset: tf.data.Dataset, batch_size: int, load: Callable) -> tf.da
         rest = tf.nest.map_structure(lambda array: _padded(array, missing), rest)
         return encoded, rest, tf.sequence_mask(num_samples, batch_size)
 
-    @_as_it_stands
+    @as_it_stands
     def decode(encoded, rest, is_sample):
         data = tf.where(is_sample, encoded["data"], BLANK)
         size = tf.where(is_sample, encoded["size"], 1)
         return load(data, size, encoded["seed"], encoded["allow_flip"]), rest, is_sample
 
-    @_as_it_stands
+    @as_it_stands
     def cut(images, rest, is_sample):
         num_samples = tf.math.count_nonzero(is_sample, dtype=tf.int32)
         return images[:num_samples], tf.nest.map_structure(lambda array: array[:num_samples], rest)
 
     samples = dataset.map(fill, num_parallel_calls=1).unbatch()
-    decoded = samples.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    decoded = samples.map(decode, num_parallel_calls=num_cores(), deterministic=True)
     return decoded.batch(batch_size, drop_remainder=True).map(cut, num_parallel_calls=1)
 
 

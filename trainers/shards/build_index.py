@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
+from captioner.cores import num_cores
 from trainers.shards.check import CheckedShard, check_shard
 from trainers.shards.duplicates import SeenImages, as_array
 from trainers.shards.filters import ShardFilters
@@ -53,7 +54,7 @@ def build_indexes(
         ChildProcessError: If a process dies, as for lack of memory.
     """
     filters = filters or ShardFilters()
-    num_processes = num_processes or os.cpu_count() or 1
+    num_processes = num_processes or num_cores()
     if num_processes < 1:
         raise ValueError(f"`num_processes` must be at least 1; received num_processes={num_processes}.")
     seen = SeenImages() if filters.drop_duplicates else None

@@ -7,8 +7,8 @@ Axes: B images of a batch, H, W rows and columns of the image, h, w of the resul
 """
 
 import functools
-import os
 
+from captioner.cores import num_cores
 from captioner.images import Augmentation, ImageTransform
 from captioner.images.transform import PAD_VALUE
 
@@ -57,6 +57,8 @@ def decode_batches(
     """
     import tensorflow as tf
 
+    from trainers.tf_data import as_it_stands
+
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1; received batch_size={batch_size}.")
     plugin = _plugin()
@@ -64,9 +66,6 @@ def decode_batches(
     columns = [_Column(spec) for spec in tf.nest.flatten(rest_spec)]
     num_rest_bytes = sum(column.num_bytes for column in columns)
     head = functools.partial(_head, transform=transform, augmentation=augmentation or Augmentation())
-
-    # These functions are graph code already: converting them would take long at each start.
-    as_it_stands = tf.autograph.experimental.do_not_convert
 
     @as_it_stands
     def pack_rest(encoded, rest):
@@ -104,7 +103,7 @@ def decode_batches(
 
     samples = dataset.map(pack_rest).flat_map(filled)
     device = 0 if tf.config.list_physical_devices("GPU") else None
-    options = {"batch_size": batch_size, "num_threads": _num_cores(), "device_id": device}
+    options = {"batch_size": batch_size, "num_threads": num_cores(), "device_id": device}
     # The dataset is on the processor also where DALI works on a GPU: so all that follows is the same.
     with tf.device("/cpu:0"):
         decoded = plugin.experimental.DALIDatasetWithInputs(
@@ -204,10 +203,6 @@ def _resized(images, sizes, transform: ImageTransform):
         images = resize(images, resize_y=rows, resize_x=sizes[3], interp_type=types.INTERP_CUBIC)
         images = math.clamp(images, 0.0, 255.0)
     return images
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Column:

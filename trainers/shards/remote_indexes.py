@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
+from captioner.cores import num_cores
 from captioner.fetch import DownloadError
 from trainers.records import Problem
 from trainers.shards.build_index import build_indexes
@@ -53,9 +54,7 @@ def bring_indexes(
             if not is_there:
                 without.append(shard)
     order = {shard: number for number, shard in enumerate(missing)}
-    return _index_fetched(
-        cache, sorted(without, key=order.get), num_processes or os.cpu_count() or 1, progress
-    )
+    return _index_fetched(cache, sorted(without, key=order.get), num_processes or num_cores(), progress)
 
 
 def index_address(shard: str) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from captioner.cores import num_cores
 from captioner.files import atomic_path
 from captioner.images import MAX_FILE_BYTES, ImageError, decode_image
 from trainers.disk import explained_disk_errors
@@ -118,7 +119,7 @@ def write_shards(
         output.mkdir(parents=True, exist_ok=True)
         _claim(output, images, layout, shards, root)
         num_kept, kept_images, all_stats = 0, 0, []
-        threads = ThreadPoolExecutor(num_threads or os.cpu_count() or 1)
+        threads = ThreadPoolExecutor(num_threads or num_cores())
         with threads, tqdm(total=len(images), unit="image", desc="Writing", disable=not progress) as bar:
             for number, rows in enumerate(shards):
                 tar, stats_path = output / f"{number:05d}.tar", output / f"{number:05d}_stats.json"
