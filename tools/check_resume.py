@@ -1,11 +1,10 @@
 """The `captioner check-resume` command."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 from tools.quiet import import_tensorflow
-from tools.run_config import read_run_config, settings_from_config, trainer_of
+from tools.run_config import read_run
 from tools.train import log_on_terminal
 
 
@@ -35,9 +34,7 @@ def run_check(command: CheckResumeCommand) -> int:
     import_tensorflow()
     from trainers.check_resume import check_resume
 
-    values = read_run_config(command.config)
-    settings, train = trainer_named(trainer_of(values, command.config))
-    settings = settings_from_config(settings, values, f"`--config` {command.config}")
+    settings, train = read_run(command.config)
     with log_on_terminal():
         report = check_resume(train, settings, command.output, num_kills=command.kills, seed=command.seed)
     steps = ", ".join(map(str, report.killed_at))
@@ -47,16 +44,3 @@ def run_check(command: CheckResumeCommand) -> int:
     if not report.differences:
         print("Weights, optimizer and metrics are those of the whole run, to the bit.")
     return 1 if report.differences else 0
-
-
-def trainer_named(name: str) -> tuple[type, Callable]:
-    """The settings and the function of a trainer."""
-    if name == "csv":
-        from trainers.csv_settings import CsvTrainSettings
-        from trainers.csv_trainer import train_csv
-
-        return CsvTrainSettings, train_csv
-    from trainers.webdataset_settings import WebdatasetTrainSettings
-    from trainers.webdataset_trainer import train_webdataset
-
-    return WebdatasetTrainSettings, train_webdataset

@@ -3,9 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from tools.check_resume import trainer_named
 from tools.quiet import import_tensorflow
-from tools.run_config import read_run_config, settings_from_config, trainer_of
+from tools.run_config import read_run
 from tools.train import log_on_terminal
 
 
@@ -37,9 +36,7 @@ def launch_ray(command: LaunchRayCommand) -> int:
     import_tensorflow()
     from trainers.ray_workers import train_with_ray
 
-    values = read_run_config(command.config)
-    settings, train = trainer_named(trainer_of(values, command.config))
-    settings = settings_from_config(settings, values, command.config)
+    settings, train = read_run(command.config)
     with log_on_terminal():
         train_with_ray(
             train,

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,30 @@ def trainer_of(values: dict, source: str | Path) -> str:
     raise UsageError(
         f"`--config` {source} names no data: it must have one of {', '.join(TRAINERS.values())}."
     )
+
+
+def trainer_named(name: str) -> tuple[type, Callable]:
+    """The settings and the function of a trainer."""
+    if name == "csv":
+        from trainers.csv_settings import CsvTrainSettings
+        from trainers.csv_trainer import train_csv
+
+        return CsvTrainSettings, train_csv
+    from trainers.webdataset_settings import WebdatasetTrainSettings
+    from trainers.webdataset_trainer import train_webdataset
+
+    return WebdatasetTrainSettings, train_webdataset
+
+
+def read_run(path: str | Path) -> tuple[Any, Callable]:
+    """The settings of a run's `config.json`, or of a file like it, and the function that trains with them.
+
+    Raises:
+        UsageError: If it cannot be read, or is not a whole run.
+    """
+    values = read_run_config(path)
+    settings, train = trainer_named(trainer_of(values, path))
+    return settings_from_config(settings, values, f"`--config` {path}"), train
 
 
 def settings_from_config(

@@ -31,7 +31,7 @@ if keras.config.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
-from tools.check_resume import trainer_named
+from tools.run_config import trainer_named
 from tools.run_config import settings_from_config
 from worker_runs import batches_of_processes, killed_after
 

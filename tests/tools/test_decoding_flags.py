@@ -6,10 +6,11 @@ import pytest
 
 from captioner.sampling import DecodingSettings
 from tools.caption import CaptionCommand
+from tools.commands import COMMANDS
 from tools.decoding_flags import DecodingFlags, choose_settings
 from tools.errors import UsageError
 from tools.evaluate import EvaluateCommand
-from tools.main import COMMANDS, main, parse
+from tools.main import main, parse
 
 
 @pytest.mark.parametrize(

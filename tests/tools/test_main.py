@@ -8,8 +8,9 @@ import textwrap
 import pytest
 
 from tools import main as main_module
+from tools.commands import COMMANDS, Command
 from tools.errors import UsageError
-from tools.main import COMMANDS, Command, load, main
+from tools.main import load, main
 
 
 @pytest.fixture

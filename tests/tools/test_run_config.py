@@ -8,7 +8,7 @@ import pytest
 
 from tools import main as main_module
 from tools.errors import UsageError
-from tools.main import main
+from tools.main import USAGE, main
 from tools.run_config import read_run_config, settings_from_config, trainer_of
 from trainers.csv_settings import CsvTrainSettings
 
@@ -62,6 +62,14 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path):
             read_run_config(tmp_path / "a.json")
     with pytest.raises(UsageError, match="names no data"):
         trainer_of({"epochs": 3}, "a.json")
+
+
+@pytest.mark.parametrize("words", [["launch", "ray"], ["check-resume", "--output", "unused"]])
+def test_a_command_of_a_whole_run_names_the_file_that_lacks_something(tmp_path, capsys, words):
+    path = tmp_path / "run.json"
+    path.write_text('{"csv": "a.csv"}')
+    assert main([*words, "--config", str(path)]) == USAGE
+    assert f"`--config` {path} lacks run_dir." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["train"], ["train", "csv"]])

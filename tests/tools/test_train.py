@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.main import COMMANDS, load, main, parse
+from tools.commands import COMMANDS
+from tools.main import load, main, parse
 from trainers.csv_settings import CsvTrainSettings
 
 COMMAND = next(command for command in COMMANDS if command.words == ("train", "csv"))
