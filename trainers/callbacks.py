@@ -140,7 +140,7 @@ class EndOfEpoch(keras.callbacks.Callback):
             self._show(metrics, captions)
         if number < self.num_epochs:
             self.checkpoints.stop_if_asked()
-        if self.checkpoints.highest(int(out_of_patience(self.settings, self.state))):
+        if self.checkpoints.workers.highest(int(out_of_patience(self.settings, self.state))):
             log.info(
                 "No epoch was better than epoch %d for %d epochs: stopping.",
                 self.state["best_epoch"],

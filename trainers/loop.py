@@ -226,7 +226,7 @@ def _fit(
         state,
         data.steps_per_epoch,
         averages if state["step"] else (),
-        workers.highest,
+        workers,
     )
     end_of_epoch = EndOfEpoch(
         settings, run, captioner, validator, data.validation_paths, checkpoints, num_epochs

@@ -5,13 +5,15 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 
 from trainers.checkpoint import save_checkpoint
 from trainers.run_folder import RunFolder
 from trainers.settings import TrainSettings
+from trainers.stop_vote import StopVote
+from trainers.workers import ALONE, Workers
 
 log = logging.getLogger("captioner")
 
@@ -29,7 +31,7 @@ class StepCheckpoints(keras.callbacks.Callback):
         state: where the run is, shared with `EndOfEpoch`: `epoch` and `step` count what is finished.
         steps_per_epoch: int.
         averages: values of the metrics' variables at `state["step"]`, or none at the start of an epoch.
-        highest: function `Workers.highest`, by which all processes stop at the same step.
+        workers: Workers, which all stop at the same step.
     """
 
     def __init__(
@@ -40,12 +42,12 @@ class StepCheckpoints(keras.callbacks.Callback):
         state: dict,
         steps_per_epoch: int,
         averages=(),
-        highest: Callable[[int], int] = int,
+        workers: Workers = ALONE,
     ):
         super().__init__()
         self.settings, self.run, self.captioner, self.state = settings, run, captioner, state
         self.steps_per_epoch, self.averages = steps_per_epoch, averages
-        self.highest = highest
+        self.workers, self.vote = workers, StopVote(workers)
         self.stop_signal = None
         self.saved_at = time.monotonic()
 
@@ -59,7 +61,7 @@ class StepCheckpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.state["step"] += 1
         if self.state["step"] < self.steps_per_epoch:
-            stop_signal = self.highest(self.stop_signal or 0)
+            stop_signal = self.vote.after_step(self.stop_signal or 0)
             if stop_signal or self._is_due():
                 self.save()
             self._stop(stop_signal)
@@ -76,7 +78,7 @@ class StepCheckpoints(keras.callbacks.Callback):
 
     def stop_if_asked(self) -> None:
         """Ends the run, whose checkpoint has just been saved, if a signal asked for it."""
-        self._stop(self.highest(self.stop_signal or 0))
+        self._stop(self.workers.highest(self.stop_signal or 0))
 
     def _stop(self, stop_signal: int) -> None:
         if stop_signal == signal.SIGINT:

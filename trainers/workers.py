@@ -107,6 +107,10 @@ class Workers:
             multihost_utils.sync_global_devices(place)
 
 
+ALONE = Workers()
+"""One process on the device that its backend takes."""
+
+
 @contextlib.contextmanager
 def joined_workers(settings: TrainSettings) -> Iterator[Workers]:
     """Joins the other processes, if there are any, and takes the devices into use during the block.
@@ -123,7 +127,7 @@ def joined_workers(settings: TrainSettings) -> Iterator[Workers]:
     available = _available_devices()
     chosen = choose_devices(settings.devices, available)
     if len(chosen) == settings.num_processes == 1 and chosen[0] == available[0]:
-        yield Workers()
+        yield ALONE
         return
     workers = Workers(
         devices=tuple(chosen), process_index=settings.process_index, num_processes=settings.num_processes

@@ -20,7 +20,7 @@ SECONDS = 900
 """The most that a run may take, on a busy machine."""
 
 SCRIPT = """
-import dataclasses, json, sys
+import dataclasses, json, signal, sys
 
 name, path, num_devices, changes = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 import keras
@@ -31,13 +31,12 @@ if keras.config.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
-from tools.run_config import trainer_named
-from tools.run_config import settings_from_config
+from tools.run_config import settings_from_config, trainer_named
 from worker_runs import batches_of_processes, killed_after
 
 settings, train = trainer_named(name)
 values = json.load(open(path))
-with batches_of_processes(changes.get("processes", 0)), killed_after(changes.get("steps")):
+with batches_of_processes(changes.get("processes", 0)), killed_after(changes.get("steps"), changes.get("signal", signal.SIGKILL)):
     settings = settings_from_config(settings, values, path)
     if changes.get("ray"):
         from trainers.ray_workers import train_with_ray
@@ -79,15 +78,15 @@ def batches_of_processes(count):
 
 
 @contextlib.contextmanager
-def killed_after(num_steps):
-    """SIGKILL ends the process after so many steps."""
+def killed_after(num_steps, by=signal.SIGKILL):
+    """The process sends itself a signal after so many steps."""
     step_end = Progress.on_train_batch_end
 
     def end(self, batch, logs=None):
         step_end(self, batch, logs)
         self.num_steps = getattr(self, "num_steps", 0) + 1
         if self.num_steps == num_steps:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Progress, "on_train_batch_end", end)
@@ -108,7 +107,7 @@ def train_and_be_killed_once(settings):
 
 def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
     """Starts a training on virtual processors, beside its run folder; `finish_run` waits for it. Changes: `processes`,
-    `steps`, `ray`, see above."""
+    `steps`, `signal`, `ray`, see above."""
     trainer = "csv" if hasattr(settings, "csv") else "webdataset"
     folder = settings.run_dir.parent
     path = folder / f"{settings.run_dir.name}-{settings.process_index}.json"
@@ -134,8 +133,8 @@ def finish_run(process):
     return said
 
 
-def start_processes(settings, num_processes, killed=None, steps=None):
-    """Starts a training of several processes, of which one is killed after some steps."""
+def start_processes(settings, num_processes, killed=None, steps=None, by=signal.SIGKILL):
+    """Starts a training of several processes, of which one is sent a signal after some steps."""
     address = f"localhost:{free_port()}"
     return [
         start_run(
@@ -144,6 +143,7 @@ def start_processes(settings, num_processes, killed=None, steps=None):
             ),
             backend="jax",
             steps=steps if index == killed else None,
+            signal=by,
         )
         for index in range(num_processes)
     ]

@@ -19,6 +19,7 @@ from trainers.data_report import DataReport, write_data_report
 from trainers.process_reports import merge_process_reports, process_report
 from trainers.records import Problem
 from trainers.run_folder import RunFolder
+from trainers.step_checkpoints import TERMINATED
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.workers import Workers, choose_devices, require_shareable
 
@@ -102,6 +103,20 @@ def test_two_processes_train_what_one_trains_also_when_one_of_them_is_killed(fro
         finish_run(process)
     assert_same_weights(tmp_path / "two", whole)
     assert ImageCaptioner.from_preset(str(tmp_path / "two"))
+
+
+@pytest.mark.oracle
+def test_two_processes_stop_together_when_one_of_them_is_asked_to(from_shards, tmp_path):
+    given, whole = from_shards
+    given = dataclasses.replace(given, run_dir=tmp_path / "two", checkpoint_steps=0)
+    for process in start_processes(given, 2, killed=1, steps=4, by=signal.SIGTERM):
+        said = process.communicate(timeout=SECONDS)[0]
+        assert process.returncode == TERMINATED, said[-4000:]
+    saved = int(last_checkpoint(tmp_path / "two").stem.split("-")[1])
+    assert 4 <= saved <= 6  # by a vote after a step, or at the end of the epoch
+    for process in start_processes(dataclasses.replace(given, resume=True), 2):
+        finish_run(process)
+    assert_same_weights(tmp_path / "two", whole)
 
 
 @pytest.mark.oracle
