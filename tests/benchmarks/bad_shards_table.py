@@ -14,14 +14,11 @@ from pathlib import Path
 sys.path += [str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])]
 
 from bad_shards import all_kinds, write_kind
-from shards import BlindTokenizer, plan_of, reader_of
+from shards import augmented_epoch
 from tqdm import tqdm
 
-from captioner.images import Augmentation, ImageTransform
 from trainers.shards import dali_decode
-from trainers.shards.batches import training_batches
 from trainers.shards.build_index import build_indexes
-from trainers.shards.engines import find_engine
 
 NUM_GOOD, BATCH_SIZE = 64, 32
 
@@ -58,16 +55,7 @@ def main(path: str | None = None) -> int:
 
 def _num_shown(shard: str, engine: str) -> int:
     """Samples that one epoch shows."""
-    reader, _ = reader_of([shard], tokenizer=BlindTokenizer())
-    dataset = training_batches(
-        plan_of([shard]),
-        reader,
-        find_engine(engine)[1],
-        batch_size=BATCH_SIZE,
-        transform=ImageTransform(image_size=(24, 20)),
-        augmentation=Augmentation(min_crop_area=0.5, horizontal_flip=True),
-        num_epochs=1,
-    )
+    _, dataset = augmented_epoch([shard], engine, BATCH_SIZE)
     return sum(int(weight.any((1, 2)).sum()) for _, _, weight in dataset.as_numpy_iterator())
 
 

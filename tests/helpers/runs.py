@@ -10,6 +10,15 @@ import pytest
 from trainers.callbacks import Progress
 from trainers.run_folder import RunFolder
 
+RANDOMNESS = {
+    "dropout": 0.2,
+    "ema_momentum": 0.9,
+    "horizontal_flip": True,
+    "min_crop_area": 0.5,
+    "color_jitter": 0.2,
+}
+"""Settings of all that a run draws, and that a resumed one must draw alike."""
+
 
 @contextlib.contextmanager
 def killed_in_epoch(number):

@@ -5,9 +5,13 @@ import io
 import json
 import tarfile
 
+import tensorflow as tf
 from PIL import Image
 
+from captioner.images import Augmentation, ImageTransform
+from trainers.shards.batches import training_batches
 from trainers.shards.build_index import build_indexes
+from trainers.shards.engines import find_engine
 from trainers.shards.index import index_path, read_summary
 from trainers.shards.open_shards import OpenShards
 from trainers.shards.plan import ShardPlan, Source
@@ -87,3 +91,18 @@ def plan_of(shards, **changes) -> ShardPlan:
     counts = tuple(read_summary(index_path(shard)).num_samples for shard in shards)
     given = {"sources": (Source(num_samples=counts),), "seed": 0, "shuffle_buffer": 8} | changes
     return ShardPlan(**given)
+
+
+def augmented_epoch(shards, engine, batch_size) -> tuple[ShardReader, tf.data.Dataset]:
+    """A reader of all shards, and batches of augmented images, one epoch of them, that an engine decodes."""
+    reader, _ = reader_of(shards, tokenizer=BlindTokenizer())
+    dataset = training_batches(
+        plan_of(shards),
+        reader,
+        find_engine(engine)[1],
+        batch_size=batch_size,
+        transform=ImageTransform(image_size=(24, 20)),
+        augmentation=Augmentation(min_crop_area=0.5, horizontal_flip=True),
+        num_epochs=1,
+    )
+    return reader, dataset

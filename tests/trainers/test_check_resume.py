@@ -1,18 +1,11 @@
 """A run that is killed again and again ends as if it had run through."""
 
 import pytest
+from runs import RANDOMNESS
 
 from trainers.check_resume import check_resume, find_differences
 from trainers.csv_trainer import train_csv
 from trainers.run_folder import RunFolder
-
-RANDOMNESS = {
-    "dropout": 0.2,
-    "ema_momentum": 0.9,
-    "horizontal_flip": True,
-    "min_crop_area": 0.5,
-    "color_jitter": 0.2,
-}
 
 
 def test_a_run_killed_twenty_times_equals_one_that_ran_through(settings, tmp_path):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from runs import assert_same_run, killed_in_epoch, last_checkpoint, read_checkpoint, read_metrics
+from runs import RANDOMNESS, assert_same_run, killed_in_epoch, last_checkpoint, read_checkpoint, read_metrics
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
@@ -17,13 +17,6 @@ from trainers.callbacks import DivergenceError
 from trainers.checkpoint import CheckpointError
 from trainers.run_folder import RunFolder
 
-RANDOMNESS = {
-    "dropout": 0.2,
-    "ema_momentum": 0.9,
-    "horizontal_flip": True,
-    "min_crop_area": 0.5,
-    "color_jitter": 0.2,
-}
 PARTS = {"rate_scales": {"image_blocks": 0.3}, "weight_decays": {"decoder": 0.1}}
 FROM_IMAGES = {"epochs": 3, "validation_split": 0.3, "learning_rate": 3e-3, **RANDOMNESS, **PARTS}
 FROM_FEATURES = {**FROM_IMAGES, "cache_features": True, "cache_views": 3}

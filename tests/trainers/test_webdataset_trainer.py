@@ -10,7 +10,7 @@ import tensorflow as tf
 from engines import ENGINES
 from loopback import answering, serving, whole
 from PIL import Image
-from runs import assert_same_run, killed_in_epoch, read_metrics
+from runs import RANDOMNESS, assert_same_run, killed_in_epoch, read_metrics
 from shards import encoded, samples_of, write_shard
 
 from captioner.model import ImageCaptioner
@@ -26,13 +26,6 @@ from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.webdataset_trainer import train_webdataset
 
 WITH_DALI_ONLY = ENGINES[1:]
-RANDOMNESS = {
-    "dropout": 0.2,
-    "ema_momentum": 0.9,
-    "horizontal_flip": True,
-    "min_crop_area": 0.5,
-    "color_jitter": 0.2,
-}
 
 
 @pytest.fixture

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 from bad_shards import all_kinds, write_kind
 from engines import ENGINES
-from shards import BlindTokenizer, plan_of, reader_of
+from shards import augmented_epoch
 
-from captioner.images import Augmentation, ImageTransform
-from trainers.shards.batches import training_batches
 from trainers.shards.data import find_data
-from trainers.shards.engines import find_engine
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +24,7 @@ def corpus(tmp_path_factory):
 def test_every_good_sample_of_every_bad_shard_is_trained_on(corpus, batch_size, engine):
     data, num_good = corpus
     shards = list(data.shards)
-    reader, _ = reader_of(shards, tokenizer=BlindTokenizer())
-    dataset = training_batches(
-        plan_of(shards),
-        reader,
-        find_engine(engine)[1],
-        batch_size=batch_size,
-        transform=ImageTransform(image_size=(24, 20)),
-        augmentation=Augmentation(min_crop_area=0.5, horizontal_flip=True),
-        num_epochs=1,
-    )
+    reader, dataset = augmented_epoch(shards, engine, batch_size)
     shown = 0
     for x, _, weight in dataset.as_numpy_iterator():
         assert np.isfinite(x["images"]).all()
