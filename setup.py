@@ -57,6 +57,7 @@ EXTRAS = {
     "test": [
         *EVAL,
         "pytest>=9,<10",
+        "pytest-xdist>=3.8,<4",
         "hypothesis>=6.100",
         "ruff==0.17.5",  # the formatter's verdict changes between releases
         "import-linter>=2.16,<3",
