@@ -40,5 +40,28 @@ class PartAdamW(keras.optimizers.AdamW):
             rate = rate * keras.ops.cast(self._scales[index], variable.dtype)
         if self._decays[index]:
             decay = keras.ops.cast(self._decays[index], variable.dtype)
-            self.assign_sub(variable, variable * decay * rate)
-        super().update_step(gradient, variable, rate)
+            self.assign(variable, variable * (1 - decay * rate))
+        if keras.config.backend() == "tensorflow":
+            self._adam_in_one_pass(gradient, variable, rate)
+        else:  # XLA makes one pass of it
+            super().update_step(gradient, variable, rate)
+
+    def _adam_in_one_pass(self, gradient, variable, rate):
+        """As Keras's ten operations, whose results would go through memory."""
+        import tensorflow as tf
+
+        index = self._get_variable_index(variable)
+        beta_1, beta_2 = (tf.cast(beta, rate.dtype) for beta in (self.beta_1, self.beta_2))
+        step = tf.cast(self.iterations + 1, rate.dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].handle,
+            v=self._velocities[index].handle,
+            beta1_power=beta_1**step,
+            beta2_power=beta_2**step,
+            lr=rate,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.cast(self.epsilon, rate.dtype),
+            grad=tf.cast(tf.convert_to_tensor(gradient), rate.dtype),
+        )
