@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -131,6 +132,14 @@ def test_the_real_one_writes_an_offline_run_that_can_be_sent_later(run, monkeypa
     name = json.loads((run.path / "wandb.json").read_text())["id"]
     first, second = sorted(run.path.glob(f"wandb/offline-run-*/run-{name}.wandb"))
     for path, epoch in ((first, 1), (second, 2)):
-        content = path.read_bytes()
-        assert b"val_cider" in content and b"label_smoothing" in content
-        assert str(metrics(epoch)["loss"]).encode() in content
+        content = _written(path, b"val_cider")
+        assert b"label_smoothing" in content and str(metrics(epoch)["loss"]).encode() in content
+
+
+def _written(path, word, seconds=60):
+    """The bytes of a file that holds a word, as soon as it does: wandb's own process writes it."""
+    end = time.monotonic() + seconds
+    while word not in (content := path.read_bytes()):
+        assert time.monotonic() < end, f"{path} holds no {word}, but {content[:200]}"
+        time.sleep(0.1)
+    return content
