@@ -1,13 +1,15 @@
 """Accumulated batches of unequal numbers of tokens against the one big batch. T=5."""
 
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from streams import assert_batches_equal
 
 from trainers.accumulation import accumulated_batches
-from trainers.loop import compiled_model
+from trainers.loop import _training_batches, compiled_model
 from trainers.settings import TrainSettings
 
 NUM_TOKENS = (1, 5, 2, 4, 3, 1, 5)  # of the caption of each batch
@@ -56,6 +58,16 @@ def test_the_first_update_of_a_stage_begins_with_its_optimizer():
         np.testing.assert_allclose(weight.sum(), NUM_TOKENS[step] * 3 / sum(update), rtol=1e-6)
     rest = steps_of(accumulated_batches(training, 3, STEPS_PER_EPOCH, 1, 4, optimizer_epoch=1))
     np.testing.assert_array_equal(rest[0][2], found[4][2])
+
+
+def test_the_loop_begins_an_update_with_the_stage_and_goes_on_within_one():
+    settings = TrainSettings(run_dir=Path("run"), gradient_accumulation_steps=3)
+    data = types.SimpleNamespace(training=training, steps_per_epoch=STEPS_PER_EPOCH)
+    expected = steps_of(accumulated_batches(training, 3, STEPS_PER_EPOCH, 1, 0, optimizer_epoch=1))
+    for step in (0, 4):
+        state = {"epoch": 1, "step": step, "first_epoch": 1}
+        found = steps_of(_training_batches(settings, data, state))
+        assert_batches_equal(found, expected[step:])
 
 
 @pytest.mark.parametrize("step", [3, 4, 8])

@@ -80,6 +80,13 @@ def test_a_resumed_run_goes_on_in_the_same_one_with_what_was_not_sent(run, fake)
     assert logged == [(metrics(2), 2), (metrics(3), 3), "finished"]
 
 
+def test_a_run_killed_before_its_first_epoch_was_sent_goes_on_in_the_same_one(run, fake):
+    for _ in range(2):
+        WandbLog(settings(run), run)
+    (first, _), (second, _) = fake.runs
+    assert first["id"] == second["id"]
+
+
 def test_another_project_gets_a_run_of_its_own_with_all_epochs(run, fake):
     run.append_metrics(metrics(1))
     for project in ("captions", "others"):

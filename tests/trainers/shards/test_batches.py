@@ -4,12 +4,12 @@ Sizes: 3 shards of 7, 1 and 4 samples, B=5, G=2, T=5, 31 x 37 pixels.
 """
 
 import os
-import zlib
 from collections import Counter
 
 import numpy as np
 import pytest
-from shards import encoded, open_all, plan_of, reader_of, write_shard
+import tensorflow as tf
+from shards import encoded, plan_of, reader_of, write_shard
 from streams import assert_batches_equal, collect
 
 from captioner.images import Augmentation, ImageTransform, decode_image
@@ -130,6 +130,14 @@ def test_a_process_that_has_nothing_left_shows_a_place_that_weighs_nothing(shard
     (_, _, weight), *more = collect(batches(shards, plan=plan, batch_size=1))
     assert len(more) == 1 and not more[0][2].any() and weight.any()
     np.testing.assert_array_equal(more[0][0]["padding_mask"].sum(-1), 1)  # no softmax is empty
+
+
+def test_a_short_batch_is_filled_with_places_that_weigh_nothing(shards):
+    short = collect(batches(shards))
+    *whole, last = collect(batches(shards, fill_batches=True))
+    assert numbers_in(last) == [*numbers_in(short[-1]), None, None, None]
+    np.testing.assert_array_equal(last[0]["padding_mask"][2:].sum(-1), 1)  # no softmax is empty
+    assert_batches_equal([*whole, tf.nest.map_structure(lambda array: array[:2], last)], short)
 
 
 def test_a_draw_of_fewer_captions_repeats_none_and_reaches_all(shards):
@@ -268,22 +276,6 @@ def test_a_copied_shard_of_another_time_is_checked_by_its_checksums(shards):
     overwrite(shards[0])
     os.utime(shards[0], ns=(1, 1))
     assert damaged(shards, reader_of(shards)[0], lambda path: None)[0] == [0, 1, 3, 4, 5, 6, *OTHERS]
-
-
-def test_few_files_and_indexes_are_open_at_a_time(tmp_path, monkeypatch):
-    from trainers.shards import open_shards
-
-    monkeypatch.setattr(open_shards, "MAX_OPEN_FILES", 3)
-    shards = [write_shard(tmp_path / f"{n}.tar", [(str(n), encoded(picture(n)), ["5"])]) for n in range(9)]
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
-    opened = open_all(shards, max_indexes=2)
-    for shard in range(9):
-        assert zlib.crc32(opened.image(shard, 0)[0]) == read_index(index_path(shards[shard])).image_crc32[0]
-    assert opened._read_index.cache_info().currsize == 2
-    if before is not None:
-        assert len(os.listdir("/proc/self/fd")) - before <= 3
-        del opened
-        assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(
