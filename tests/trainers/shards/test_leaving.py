@@ -42,7 +42,11 @@ print("half read", flush=True)
 
 @pytest.mark.parametrize(
     ("then", "stop"),
-    [("", None), ("raise SystemExit(0)", None), ("for batch in whole_items(batches): pass", signal.SIGINT)],
+    [
+        ("time.sleep(0.1)", None),
+        ("time.sleep(0.1); raise SystemExit(0)", None),
+        ("for batch in whole_items(batches): pass", signal.SIGINT),
+    ],
     ids=["end of the script", "exit", "Ctrl-C"],
 )
 def test_a_process_with_a_half_read_iterator_ends(tmp_path, then, stop):
