@@ -15,7 +15,7 @@ class PartAdamW(keras.optimizers.AdamW):
         learning_rate: float or schedule.
         rate_scale: function from a Keras variable to a float.
         weight_decay_of: function from a Keras variable to a float.
-        **kwargs: of `keras.optimizers.AdamW`.
+        **kwargs: of `keras.optimizers.AdamW`, without `amsgrad`.
     """
 
     def __init__(
