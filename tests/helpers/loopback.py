@@ -119,6 +119,6 @@ def stalled(after: int) -> Callable:
     def answer(handler, server):
         whole(handler, server, limit=after)
         handler.wfile.flush()
-        server.released.wait(10)
+        server.released.wait(60)
 
     return answer

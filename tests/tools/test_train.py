@@ -71,13 +71,13 @@ def command(folder: Path, run_dir: str, *words) -> list[str]:
     ]
 
 
-def start(words, folder, **kwargs) -> subprocess.Popen:
+def start(words, folder) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k not in ("TF_CPP_MIN_LOG_LEVEL", "PYTHONWARNINGS")}
     code = "import sys; from tools.main import main; sys.exit(main())"
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=folder, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -106,10 +106,7 @@ def test_a_run_says_what_it_trains_where_the_preset_is_and_how_to_use_it_and_not
 def test_ctrl_c_keeps_the_last_checkpoint_says_one_line_and_the_run_goes_on(workplace):
     folder = workplace / "interrupted"
     words = command(workplace, str(folder), "--epochs", "2000", "--num-validation-captions", "1")
-    # A job in the background is started with SIGINT ignored, and would hand that on.
-    process = start(
-        words, workplace, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
+    process = start(words, workplace)
     wait_until(lambda: list(folder.glob("checkpoints/step-*.h5")) or process.poll() is not None)
     out, err = interrupt(process)
     assert process.returncode == 130, err

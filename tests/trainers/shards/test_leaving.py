@@ -13,8 +13,7 @@ PATIENCE_SECONDS = 90
 """For a process that has nothing left to do, on a machine that has much."""
 
 CHILD = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background hands on that it is ignored
+import sys, time
 sys.path.insert(0, {helpers!r})
 from shards import plan_of, reader_of
 from captioner.images import ImageTransform

