@@ -36,6 +36,8 @@ class BenchmarkTrainCommand:
     """Of ours; bfloat16 keeps the weights in float32. The peer is measured in both."""
     libraries: tuple[Literal["tensorflow", "jax", "torch"], ...] = ("tensorflow", "jax")
     """Keras's backends for ours; those that no interpreter has are left out."""
+    gradient_checkpointing: tuple[Literal["no", "yes"], ...] = ("no",)
+    """Whether ours computes transformer blocks again in the backward pass; `no yes` measures both."""
     batch_size: int = 8
     """Images of a step."""
     num_tokens: int = 20
@@ -50,7 +52,7 @@ class BenchmarkTrainCommand:
     """One image encoder, two measurements: a look, not a result."""
 
     def __post_init__(self) -> None:
-        for name in ("encoders", "captions_per_image", "dtypes", "libraries"):
+        for name in ("encoders", "captions_per_image", "dtypes", "libraries", "gradient_checkpointing"):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` must name at least one; received none.")
         for name in ("batch_size", "num_tokens", "repetitions", "captions_per_image"):
@@ -117,11 +119,18 @@ def _pythons(command: BenchmarkTrainCommand) -> dict[str, str]:
 def _contestants(command: BenchmarkTrainCommand, pythons: dict[str, str]) -> list[Contestant]:
     """Ours in all configurations, then the peer in bfloat16."""
     contestants = [
-        Contestant(encoder=encoder, num_captions=num_captions, library=library, dtype=dtype)
+        Contestant(
+            encoder=encoder,
+            num_captions=num_captions,
+            library=library,
+            dtype=dtype,
+            gradient_checkpointing=checkpointing == "yes",
+        )
         for encoder in command.encoders
         for num_captions in command.captions_per_image
         for library in command.libraries
         for dtype in command.dtypes
+        for checkpointing in command.gradient_checkpointing
         if library in pythons
     ]
     if "peer" in pythons and "bfloat16" in command.dtypes:

@@ -13,6 +13,7 @@ from captioner.model.gpt2_decoder import GPT2Decoder
 from captioner.model.image_encoders import build_image_encoder
 from captioner.model.image_tokens import ImageTokens, PlainImageTokens
 from captioner.model.lora import freeze_under_lora
+from captioner.model.transformer_block import TransformerBlock
 
 PARTS = ("image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings")
 """The parts of a captioner that can be frozen one by one."""
@@ -258,8 +259,9 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         freeze_under_lora(decoder)
 
     def recompute_blocks(self) -> None:
-        """Computes image and decoder blocks again in the backward pass, so that training needs less memory and more time."""
-        for block in (*getattr(self.image_tokens, "blocks", ()), *self.decoder.blocks):
+        """Computes all transformer blocks again in the backward pass, so that training needs less memory and more time."""
+        of_encoder = [layer for layer in self.image_encoder.layers if isinstance(layer, TransformerBlock)]
+        for block in (*of_encoder, *getattr(self.image_tokens, "blocks", ()), *self.decoder.blocks):
             block.recompute = True
 
     def default_lora_layer_names(self):

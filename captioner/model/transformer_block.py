@@ -54,7 +54,7 @@ def _kernel_initializer():
 
 @keras.saving.register_keras_serializable("captioner")
 class TransformerBlock(keras.layers.Layer):
-    """Pre-norm block of GPT-2: self-attention, optional cross-attention to image tokens, MLP with tanh GELU.
+    """Pre-norm block of GPT-2 and of vision transformers: self-attention, optional cross-attention to image tokens, MLP.
 
     Query, key and value of the self-attention are one fused projection, as are key and value of the
     cross-attention.
@@ -65,6 +65,7 @@ class TransformerBlock(keras.layers.Layer):
         cross_attention: bool. Whether the block attends to image tokens between self-attention and MLP.
         dropout: float. Rate on attention weights and on each residual branch.
         layer_norm_epsilon: float.
+        approximate_gelu: bool. Whether the MLP's GELU is GPT-2's, by tanh, or that of vision transformers, by erf.
 
     Call arguments:
         x: float tensor `(R, T, D)`.
@@ -92,6 +93,7 @@ class TransformerBlock(keras.layers.Layer):
         cross_attention: bool = False,
         dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5,
+        approximate_gelu: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -100,6 +102,7 @@ class TransformerBlock(keras.layers.Layer):
         self.cross_attention = cross_attention
         self.dropout = dropout
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.approximate_gelu = approximate_gelu
         self.recompute = False
         """Whether a pass without a cache keeps its inputs alone for the gradient; it then gives no attention weights."""
 
@@ -199,7 +202,7 @@ class TransformerBlock(keras.layers.Layer):
         if self.cross_attention:
             branch, weights = self._cross_attend(self.cross_attention_norm(x), image_keys, image_values, drop)
             x = x + drop(self.residual_dropout, branch)
-        branch = ops.gelu(self.mlp_intermediate(self.mlp_norm(x)), approximate=True)
+        branch = ops.gelu(self.mlp_intermediate(self.mlp_norm(x)), approximate=self.approximate_gelu)
         x = x + drop(self.residual_dropout, self.mlp_output(branch))
         return x, cache, weights
 
@@ -248,4 +251,5 @@ class TransformerBlock(keras.layers.Layer):
             "cross_attention": self.cross_attention,
             "dropout": self.dropout,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            "approximate_gelu": self.approximate_gelu,
         }

@@ -14,6 +14,10 @@ from captioner.weights.deferred import fill
 _NAMES_SHOWN = 8
 
 
+Row = tuple[str | tuple[str, ...], keras.Variable, Callable[..., np.ndarray] | None]
+"""Name or names of the source, the variable it fills, and what takes the source arrays to the variable's layout."""
+
+
 class WeightsError(ValueError):
     """A checkpoint that cannot be read, or that does not fit the model."""
 
@@ -32,7 +36,7 @@ class AssignmentReport:
 
 def assign_strictly(
     sources: Mapping[str, np.ndarray],
-    table: Iterable[tuple[str, keras.Variable, Callable[[np.ndarray], np.ndarray] | None]],
+    table: Iterable[Row],
     *,
     targets: Iterable[keras.Variable],
     ignored: Mapping[str, str] | None = None,
@@ -45,7 +49,8 @@ def assign_strictly(
     Args:
         sources: mapping from tensor names to arrays. A lazy mapping is read one tensor at a time, twice.
         table: rows `(source_name, variable, transform)`. `transform` takes the source array to the variable's
-            layout; None leaves it as it is. A source that fills two variables has a row for each.
+            layout; None leaves it as it is. A source that fills two variables has a row for each; a variable that is
+            made of several sources has a tuple of their names, and a `transform` of as many arrays.
         targets: all variables that the model wants filled, usually `model.variables`.
         ignored: reason for each shell-style pattern of source names that are not used, such as
             `{"*.num_batches_tracked": "counts training steps"}`.
@@ -58,9 +63,10 @@ def assign_strictly(
         WeightsError: If a source or a target is missing, left over or of the wrong shape; the message names
             them.
     """
-    table, new, ignored = list(table), list(new), dict(ignored or {})
+    table = [(_names(source), variable, transform) for source, variable, transform in table]
+    new, ignored = list(new), dict(ignored or {})
     problems = _table_problems(sources, table, list(targets), new)
-    used = {name for name, _, _ in table}
+    used = {name for names, _, _ in table for name in names}
     reasons = {}
     for name in sources:
         reason = next((why for pattern, why in ignored.items() if fnmatch.fnmatchcase(name, pattern)), None)
@@ -70,15 +76,15 @@ def assign_strictly(
     problems += _named("the checkpoint has tensors that the model does not", leftover, sources)
     if not problems:
         misfits = []
-        for name, variable, transform in table:
-            shape = np.shape(_transformed(sources, name, transform))
+        for names, variable, transform in table:
+            shape = np.shape(_transformed(sources, names, transform))
             if shape != tuple(variable.shape):
-                misfits.append(f"{name} {shape} for {variable.path} {tuple(variable.shape)}")
+                misfits.append(f"{', '.join(names)} {shape} for {variable.path} {tuple(variable.shape)}")
         problems += _listed("shapes differ", misfits)
     if problems:
         raise WeightsError("The checkpoint does not fit the model: " + "; ".join(problems) + ".")
-    for name, variable, transform in table:
-        fill(variable, functools.partial(_transformed, sources, name, transform))
+    for names, variable, transform in table:
+        fill(variable, functools.partial(_transformed, sources, names, transform))
     return AssignmentReport(
         assigned=_targets(table),
         ignored=reasons,
@@ -86,17 +92,22 @@ def assign_strictly(
     )
 
 
+def _names(source: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (source,) if isinstance(source, str) else source
+
+
 def _targets(table) -> dict[str, str]:
     paths = {}
-    for name, variable, _ in table:
-        paths[name] = f"{paths[name]} and {variable.path}" if name in paths else variable.path
+    for names, variable, _ in table:
+        for name in names:
+            paths[name] = f"{paths[name]} and {variable.path}" if name in paths else variable.path
     return paths
 
 
 def _table_problems(sources, table, targets, new):
     filled = Counter(id(variable) for _, variable, _ in table) + Counter(id(variable) for variable in new)
     twice = {v.path for v in [*(row[1] for row in table), *new] if filled[id(v)] > 1}
-    missing = [name for name, _, _ in table if name not in sources]
+    missing = [name for names, _, _ in table for name in names if name not in sources]
     unfilled = [f"{v.path} {tuple(v.shape)}" for v in targets if id(v) not in filled]
     return [
         *_listed("the checkpoint lacks", dict.fromkeys(missing)),
@@ -105,9 +116,9 @@ def _table_problems(sources, table, targets, new):
     ]
 
 
-def _transformed(sources, name, transform):
-    array = np.asarray(sources[name])
-    return array if transform is None else transform(array)
+def _transformed(sources, names, transform):
+    arrays = [np.asarray(sources[name]) for name in names]
+    return arrays[0] if transform is None else transform(*arrays)
 
 
 def _named(text, names, sources):

@@ -109,11 +109,12 @@ def _load(folder: Path, dtype) -> tuple[ImageCaptioner, AssignmentReport]:
 def _assign(
     backbone: CaptionerBackbone, tensors: Mapping[str, np.ndarray], has_biases: bool
 ) -> AssignmentReport:
-    rows, new = [], []
-    for row in vision_names.vision_transformer_table(backbone.image_encoder, _ENCODER):
-        # Biases that the original does without are 0, as ours begin.
-        is_bias = row[0].endswith(vision_names.QUERY_KEY_VALUE_BIASES)
-        new.append(row[1]) if is_bias and not has_biases else rows.append(row)
+    new = []
+    if not has_biases:  # those that the original does without are 0, as ours begin
+        new = [block.query_key_value.bias for block in vision_names.blocks(backbone.image_encoder)]
+    without = {id(variable) for variable in new}
+    rows = vision_names.vision_transformer_table(backbone.image_encoder, _ENCODER)
+    rows = [row for row in rows if id(row[1]) not in without]
     rows += _projection_rows(backbone)
     rows += HUGGING_FACE.rows(backbone.decoder, tensors, cross_attention=True)
     ignored = {_ENCODER + pattern: reason for pattern, reason in vision_names.IGNORED.items()}

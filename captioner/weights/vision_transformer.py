@@ -1,12 +1,13 @@
-"""Hugging Face's ViT and DeiT: what their tensors are called, and how KerasHub's layers keep them."""
+"""Hugging Face's ViT and DeiT: what their tensors are called, and how our layers keep them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
 
-from captioner.weights.assign import WeightsError
+from captioner.model.vision_transformer import ImageBlock
+from captioner.weights.assign import Row, WeightsError
 
 IGNORED = {
     "pooler.*": "the classifier's pooling, which captions do not read",
@@ -14,36 +15,33 @@ IGNORED = {
 }
 """Reason for each tensor of a `ViTModel` or `DeiTModel` that an image encoder does not have."""
 
-QUERY_KEY_VALUE_BIASES = tuple(f".attention.attention.{name}.bias" for name in ("query", "key", "value"))
-"""Endings of the names that a network without `qkv_bias` lacks."""
-
-Row = tuple[str, keras.Variable, Callable[[np.ndarray], np.ndarray] | None]
+_QUERY_KEY_VALUE = tuple(f".attention.attention.{name}" for name in ("query", "key", "value"))
+_TOKENS = {"class_token": "cls_token", "distillation_token": "distillation_token"}
 
 
 def vision_transformer_table(encoder: keras.Model, prefix: str = "") -> Iterator[Row]:
-    """Yields source name, variable and transform for each tensor of a `ViTModel` or `DeiTModel`.
+    """Yields source names, variable and transform for each tensor of a `ViTModel` or `DeiTModel`.
 
     Args:
         encoder: from `captioner.model.vision_transformer`.
         prefix: str. What the names begin with, such as "encoder.".
     """
-    backbone = encoder.get_layer("backbone")
-    embeddings, transformer = _two_layers(backbone)
-    yield f"{prefix}embeddings.cls_token", embeddings.class_token, None
-    if hasattr(embeddings, "distillation_token"):
-        yield f"{prefix}embeddings.distillation_token", embeddings.distillation_token, None
-    positions = embeddings.position_embedding
-    if isinstance(positions, keras.layers.Embedding):
-        yield f"{prefix}embeddings.position_embeddings", positions.embeddings, lambda x: x[0]
-    else:
-        yield f"{prefix}embeddings.position_embeddings", positions, None
+    embeddings = encoder.get_layer("patch_tokens")
+    for name, token in zip(embeddings.token_names, embeddings.tokens, strict=True):
+        yield f"{prefix}embeddings.{_TOKENS[name]}", token, None
+    yield f"{prefix}embeddings.position_embeddings", embeddings.positions, None
     patches = f"{prefix}embeddings.patch_embeddings.projection"
     # (out, in, rows, columns) to (rows, columns, in, out).
-    yield f"{patches}.weight", embeddings.patch_embedding.kernel, lambda x: x.transpose(2, 3, 1, 0)
-    yield f"{patches}.bias", embeddings.patch_embedding.bias, None
-    for index, block in enumerate(transformer.encoder_layers):
+    yield f"{patches}.weight", embeddings.projection.kernel, lambda x: x.transpose(2, 3, 1, 0)
+    yield f"{patches}.bias", embeddings.projection.bias, None
+    for index, block in enumerate(blocks(encoder)):
         yield from _block(block, f"{prefix}encoder.layer.{index}")
-    yield from _norm(transformer.layer_norm, f"{prefix}layernorm")
+    yield from _norm(encoder.get_layer("final_norm"), f"{prefix}layernorm")
+
+
+def blocks(encoder: keras.Model) -> list[ImageBlock]:
+    """The transformer blocks of an encoder, in their order."""
+    return [layer for layer in encoder.layers if isinstance(layer, ImageBlock)]
 
 
 def require_shapes(config, shapes: Mapping[str, tuple[int, ...]], prefix: str) -> None:
@@ -77,33 +75,24 @@ def require_shapes(config, shapes: Mapping[str, tuple[int, ...]], prefix: str) -
             )
 
 
-def _two_layers(backbone: keras.Model) -> list[keras.layers.Layer]:
-    """Embedding and encoder of a backbone, which name them differently."""
-    return [layer for layer in backbone.layers if not isinstance(layer, keras.layers.InputLayer)]
-
-
-def _block(block: keras.layers.Layer, source: str) -> Iterator[Row]:
-    attention = block.mha
-    # Linear layers are (out, in); Keras's attention has an axis of heads N and one of their width H.
-    heads = (attention.num_heads, attention.key_dim)
-    for name, layer in (
-        ("query", attention.query_dense),
-        ("key", attention.key_dense),
-        ("value", attention.value_dense),
-    ):
-        yield f"{source}.attention.attention.{name}.weight", layer.kernel, lambda x: x.T.reshape(-1, *heads)
-        yield f"{source}.attention.attention.{name}.bias", layer.bias, lambda x: x.reshape(heads)
-    output = attention.output_dense
-    yield f"{source}.attention.output.dense.weight", output.kernel, lambda x: x.T.reshape(*heads, -1)
-    yield f"{source}.attention.output.dense.bias", output.bias, None
-    if hasattr(block, "output_layer"):  # DeiT
-        intermediate, output = block.mlp.dense, block.output_layer.dense
-    else:
-        intermediate, output = block.mlp.dense_1, block.mlp.dense_2
-    yield from _linear(intermediate, f"{source}.intermediate.dense")
-    yield from _linear(output, f"{source}.output.dense")
-    yield from _norm(block.layer_norm_1, f"{source}.layernorm_before")
-    yield from _norm(block.layer_norm_2, f"{source}.layernorm_after")
+def _block(block: ImageBlock, source: str) -> Iterator[Row]:
+    fused = [source + name for name in _QUERY_KEY_VALUE]
+    # Linear layers are (out, in).
+    yield (
+        tuple(f"{name}.weight" for name in fused),
+        block.query_key_value.kernel,
+        lambda *parts: np.concatenate([part.T for part in parts], axis=1),
+    )
+    yield (
+        tuple(f"{name}.bias" for name in fused),
+        block.query_key_value.bias,
+        lambda *parts: np.concatenate(parts),
+    )
+    yield from _linear(block.self_attention_output, f"{source}.attention.output.dense")
+    yield from _linear(block.mlp_intermediate, f"{source}.intermediate.dense")
+    yield from _linear(block.mlp_output, f"{source}.output.dense")
+    yield from _norm(block.self_attention_norm, f"{source}.layernorm_before")
+    yield from _norm(block.mlp_norm, f"{source}.layernorm_after")
 
 
 def _linear(layer: keras.layers.Dense, source: str) -> Iterator[Row]:

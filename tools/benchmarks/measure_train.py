@@ -21,9 +21,12 @@ class Contestant:
     """"tensorflow", "jax" or "torch", Keras's backends; "peer" is the peer itself."""
     dtype: str
     """"float32" or "bfloat16"."""
+    gradient_checkpointing: bool = False
+    """Whether transformer blocks are computed again in the backward pass."""
 
     def __str__(self) -> str:
-        return f"{self.encoder}, {self.num_captions} captions an image, {self.library}, {self.dtype}"
+        checkpointing = ", gradient checkpointing" if self.gradient_checkpointing else ""
+        return f"{self.encoder}, {self.num_captions} captions an image, {self.library}, {self.dtype}{checkpointing}"
 
 
 class Measurer:
@@ -43,7 +46,8 @@ class Measurer:
     def step(self, contestant: Contestant) -> dict:
         """Seconds of a step, of the first, peak memory and operations, of a contestant and of the peer in float32."""
         shared = {"num_captions": contestant.num_captions, "encoder": contestant.encoder, "part": "step"}
-        wanted = {"ours": (contestant.library, {"dtype": contestant.dtype})}
+        of_ours = {"dtype": contestant.dtype, "gradient_checkpointing": contestant.gradient_checkpointing}
+        wanted = {"ours": (contestant.library, of_ours)}
         if "peer" in self.pythons and (contestant.library, contestant.dtype) != ("peer", "float32"):
             wanted["peer"] = ("peer", {"dtype": "float32"})
         with contextlib.ExitStack() as stack:

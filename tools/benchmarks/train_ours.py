@@ -129,8 +129,10 @@ def _step(configuration: dict) -> Callable[[], dict]:
     from trainers.tf_data import steady
 
     started, processor_started = time.perf_counter(), time.process_time()
-    settings = settings_of(configuration)
+    settings = settings_of(configuration, gradient_checkpointing=configuration["gradient_checkpointing"])
     captioner = build_captioner(configuration, settings.dtype)
+    if settings.gradient_checkpointing:
+        captioner.backbone.recompute_blocks()
     model = compiled_model(settings, captioner, num_steps=1000)
     batch = random_batch(configuration, captioner.backbone.image_size)
     batches = steady(tf.data.Dataset.from_tensors(batch).cache().repeat())

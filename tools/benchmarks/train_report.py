@@ -3,8 +3,9 @@
 from tools.benchmarks.markdown import heading, table
 
 _STEPS = (
-    "image encoder", "captions an image", "library", "dtype", "captions/s", "s a step", "processor s", "share of the peak",
-    "peak MB", "first step s (processor s)", "peer captions/s", "peer processor s", "peer MB", "times the peer", "by processor s",
+    "image encoder", "captions an image", "library", "dtype", "gradient checkpointing", "captions/s", "s a step",
+    "processor s", "share of the peak", "peak MB", "first step s (processor s)", "peer captions/s", "peer processor s",
+    "peer MB", "times the peer", "by processor s",
 )  # fmt: skip
 _CACHED = ("dtype", "captions/s", "waiting for data")
 _LIBRARIES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch", "peer": "the peer"}
@@ -54,7 +55,8 @@ def _step_row(row: dict, report: dict) -> tuple:
     peak = max(report["peaks"][row["dtype"]].values())
     encoder = "ViT" if row["encoder"] == "vit" else report["shape"]["image_encoder"]
     return (
-        encoder, row["num_captions"], _LIBRARIES[row["library"]], row["dtype"], f"{rate:.2f}", f"{ours['step_seconds']:.2f}",
+        encoder, row["num_captions"], _LIBRARIES[row["library"]], row["dtype"],
+        "yes" if row["gradient_checkpointing"] else "-", f"{rate:.2f}", f"{ours['step_seconds']:.2f}",
         f"{ours['processor_seconds']:.1f}", f"{ours['flops'] / ours['step_seconds'] / 1e9 / peak:.0%}",
         f"{ours['peak_mb']:.0f}",
         f"{ours['first_step_seconds']:.0f} ({ours['first_step_processor_seconds']:.0f})", *_beside(peer, ours, num_captions),

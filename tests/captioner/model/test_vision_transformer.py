@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from captioner.model.vision_transformer import KINDS, vision_transformer
+from captioner.model import CaptionerBackbone
+from captioner.model.encoder_split import split_image_encoder
+from captioner.model.vision_transformer import KINDS, ImageBlock, vision_transformer
 from captioner.weights.assign import assign_strictly
 from captioner.weights.vision_transformer import IGNORED, vision_transformer_table
 
@@ -35,6 +37,41 @@ def test_an_encoder_survives_its_configuration(kind):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(encoder))
     again.set_weights(encoder.get_weights())
     np.testing.assert_array_equal(again.predict(images(), verbose=0), encoder.predict(images(), verbose=0))
+
+
+def test_the_first_blocks_can_be_frozen():
+    encoder = vision_transformer("vit", **SIZES)
+    split = split_image_encoder(encoder, "block_0")
+    parts = split.trained(split.frozen(images()))
+    np.testing.assert_allclose(parts, encoder(images()), atol=1e-6)
+    (trained,) = (layer for layer in split.trained.layers if isinstance(layer, ImageBlock))
+    assert trained is encoder.get_layer("block_1")
+
+
+def test_blocks_that_are_computed_again_have_the_same_gradients():
+    import tensorflow as tf
+
+    sizes = {"hidden_dim": 21, "num_heads": 3, "num_layers": 1, "intermediate_dim": 26}
+    backbone = CaptionerBackbone(
+        image_encoder=vision_transformer("deit", **SIZES),
+        image_size=SIZES["image_size"],
+        vocabulary_size=9,
+        num_special_tokens=2,
+        num_image_layers=0,
+        max_sequence_length=4,
+        plain_image_tokens=True,
+        **sizes,
+    )
+    encoder, found = backbone.image_encoder, []
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(encoder(images(), training=True)) * np.arange(21))
+        found.append(tape.gradient(loss, [v.value for v in encoder.trainable_variables]))
+        backbone.recompute_blocks()
+    assert [layer.recompute for layer in encoder.layers if isinstance(layer, ImageBlock)] == [True, True]
+    for expected, again in zip(*found, strict=True):
+        np.testing.assert_allclose(again, expected, rtol=1e-4, atol=1e-6)
+        assert np.abs(expected).max() > 0
 
 
 def test_an_unknown_kind_is_refused():

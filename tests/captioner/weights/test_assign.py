@@ -31,6 +31,19 @@ def test_each_variable_gets_its_transformed_source_and_the_report_says_so(kernel
     assert report.new == ()
 
 
+def test_a_variable_is_made_of_several_sources(kernel):
+    sources = {"a": np.full((1, 3), 1.0), "b": np.full((1, 3), 2.0)}
+
+    def joined(a, b):
+        return np.concatenate([a, b])
+
+    report = assign_strictly(sources, [(("a", "b"), kernel, joined)], targets=[kernel])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(kernel), [[1, 1, 1], [2, 2, 2]])
+    assert report.assigned == {"a": kernel.path, "b": kernel.path}
+    with pytest.raises(WeightsError, match="checkpoint lacks: b"):
+        assign_strictly({"a": sources["a"]}, [(("a", "b"), kernel, joined)], targets=[kernel])
+
+
 def test_a_new_variable_keeps_its_value_and_is_reported(kernel, bias):
     sources = {"w": SOURCES["w"]}
     report = assign_strictly(sources, [("w", kernel, np.transpose)], targets=[kernel, bias], new=[bias])

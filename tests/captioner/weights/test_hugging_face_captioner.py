@@ -55,10 +55,8 @@ def test_a_distillation_token_goes_between_class_token_and_patches(tmp_path):
     tensors = write_captioner_tensors(tmp_path, "deit")
     captioner, _ = load_hugging_face_captioner(tmp_path)
     assert captioner.backbone.image_encoder.output_shape == (None, 8, 15)
-    embeddings = captioner.backbone.image_encoder.get_layer("backbone").layers[1]
-    np.testing.assert_array_equal(
-        embeddings.distillation_token, tensors["encoder.embeddings.distillation_token"]
-    )
+    _, token = captioner.backbone.image_encoder.get_layer("patch_tokens").tokens
+    np.testing.assert_array_equal(token, tensors["encoder.embeddings.distillation_token"])
 
 
 def test_the_command_makes_a_preset_that_captions_with_the_folders_settings(folder, tmp_path, capsys):
