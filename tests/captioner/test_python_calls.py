@@ -10,7 +10,7 @@ from captioner.python_calls import whole_items
 
 @pytest.fixture
 def interruptible():
-    """A job in the background is started with SIGINT ignored."""
+    """Python's own handler, given back afterwards."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
