@@ -13,6 +13,7 @@ from part_updates import updates
 
 from captioner.model.parts import variables_of_parts
 from trainers.loop import compiled_model
+from trainers.part_optimizer import PartAdamW
 
 ROOT = Path(__file__).parents[2]
 RATE, STEPS = 0.2, 6
@@ -64,6 +65,25 @@ def test_without_numbers_of_parts_all_are_alike():
     np.testing.assert_allclose(
         updates(changes, GRADIENTS)[0], by_hand(CASES["clipped"], (1.0, 1.0), (0.3, 0.3))[0], rtol=2e-5
     )
+
+
+def test_a_weight_decays_when_its_gradient_is_there_and_the_weight_before_is_done():
+    """Else TensorFlow holds the decays of all weights, as large as the model, from the start of a step."""
+    import keras
+    import tensorflow as tf
+
+    weights = [keras.Variable(np.ones(3, "float32"), name=name) for name in ("first", "second")]
+    optimizer = PartAdamW(0.1, rate_scale=lambda variable: 1.0, weight_decay_of=lambda variable: 0.1)
+    optimizer.build(weights)
+    step = tf.function(lambda *gradients: optimizer.apply(gradients, weights))
+    graph = step.get_concrete_function(tf.zeros(3), tf.zeros(3)).graph
+    decays = [op.inputs[1].op for op in graph.get_operations() if op.type == "AssignSubVariableOp"]
+    read = [decay.inputs[1].op for decay in decays]  # what a weight is when it decays
+    waited_for = [{op.type for op in operation.control_inputs} for operation in read]
+    assert waited_for == [
+        {"IdentityN"},
+        {"IdentityN", "ResourceApplyAdam"},
+    ]  # the gradients are an identity of Keras's
 
 
 @pytest.mark.oracle
