@@ -22,7 +22,7 @@ class PartAdamW(keras.optimizers.AdamW):
         self, learning_rate, rate_scale: Callable[..., float], weight_decay_of: Callable[..., float], **kwargs
     ):
         super().__init__(learning_rate, weight_decay=0.0, **kwargs)
-        self._last_update = None
+        self._last_update, self._numbers = None, {}
         self._rate_scale, self._weight_decay_of = rate_scale, weight_decay_of
 
     def build(self, variables):
@@ -34,24 +34,30 @@ class PartAdamW(keras.optimizers.AdamW):
     def _apply_weight_decay(self, variables):
         """Nothing: Keras knows one decay for all, so that it takes place in `update_step`."""
 
+    def _clip_gradients(self, grads):
+        if keras.config.backend() != "tensorflow" or not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        import tensorflow as tf
+
+        # The same numbers, without the squares of each gradient in memory.
+        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        self._last_update, self._numbers = None, {}
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        rate = keras.ops.cast(learning_rate, variable.dtype)
-        if self._scales[index] != 1.0:
-            rate = rate * keras.ops.cast(self._scales[index], variable.dtype)
-        decay = keras.ops.cast(self._decays[index], variable.dtype) * rate if self._decays[index] else None
+        scale, decay = self._scales[index], self._decays[index]
         if keras.config.backend() == "tensorflow":
-            self._update_in_place(gradient, variable, rate, decay)
+            self._update_in_place(gradient, variable, learning_rate, scale, decay)
             return
-        if decay is not None:
-            self.assign(variable, variable * (1 - decay))
+        rate = keras.ops.cast(learning_rate, variable.dtype) * scale
+        if decay:
+            self.assign(variable, variable * (1 - decay * rate))
         super().update_step(gradient, variable, rate)  # XLA makes one pass of it
 
-    def apply(self, grads, trainable_variables=None):
-        self._last_update = None
-        return super().apply(grads, trainable_variables)
-
-    def _update_in_place(self, gradient, variable, rate, decay):
+    def _update_in_place(self, gradient, variable, learning_rate, scale, decay):
         """As Keras's operations, whose results would go through memory.
 
         Each variable waits for the one before it: decays need neither gradients nor each other, and TensorFlow would hold
@@ -59,24 +65,41 @@ class PartAdamW(keras.optimizers.AdamW):
         """
         import tensorflow as tf
 
-        index = self._get_variable_index(variable)
+        dtype, index = variable.dtype, self._get_variable_index(variable)
+
+        def once(name, make):
+            # Numbers that updates share are made once: a step's graph would be a quarter larger, and trace as much longer.
+            if (name, dtype) not in self._numbers:
+                self._numbers[name, dtype] = make()
+            return self._numbers[name, dtype]
+
+        def power(beta):
+            return once(f"{beta} to the step", lambda: number(beta) ** tf.cast(self.iterations + 1, dtype))
+
+        def number(value):
+            return once(value, lambda: tf.constant(value, dtype))
+
+        rate = once(("rate", scale), lambda: tf.cast(learning_rate, dtype) * scale)
+        share = once(("decay", scale, decay), lambda: rate * decay)
+        numbers = {
+            "beta1_power": power(self.beta_1),
+            "beta2_power": power(self.beta_2),
+            "lr": rate,
+            "beta1": number(self.beta_1),
+            "beta2": number(self.beta_2),
+            "epsilon": number(self.epsilon),
+        }
         before = [gradient] if self._last_update is None else [gradient, self._last_update]
         with tf.control_dependencies(before):
-            if decay is not None:
-                decayed = decay * tf.convert_to_tensor(variable)
-                tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=decayed)
-            beta_1, beta_2 = (tf.cast(beta, rate.dtype) for beta in (self.beta_1, self.beta_2))
-            step = tf.cast(self.iterations + 1, rate.dtype)
+            if decay:
+                tf.raw_ops.AssignSubVariableOp(
+                    resource=variable.handle, value=share * tf.convert_to_tensor(variable)
+                )
             # None when it is run at once.
             self._last_update = tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=self._momentums[index].handle,
                 v=self._velocities[index].handle,
-                beta1_power=beta_1**step,
-                beta2_power=beta_2**step,
-                lr=rate,
-                beta1=beta_1,
-                beta2=beta_2,
-                epsilon=tf.cast(self.epsilon, rate.dtype),
-                grad=tf.cast(tf.convert_to_tensor(gradient), rate.dtype),
+                grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
+                **numbers,
             )
