@@ -28,7 +28,7 @@ class Generation:
         image_tokens = backbone.encode_images(inputs["images"])
         step = self._next_function(image_tokens)
 
-        # KerasHub's samplers repeat and move the cache as one tensor, (R, layers, 2, N, L, 1, H), so each text has a
+        # KerasHub's samplers repeat and move the cache as one tensor, (R, layers, 2, N, L, H), so each text has a
         # cache of its own.
         def pack(cache):
             return ops.stack([ops.stack(pair, axis=1) for pair in cache["blocks"]], axis=1)

@@ -207,11 +207,11 @@ class GPT2Decoder(keras.layers.Layer):
         """The cache of L positions of the G texts of each image.
 
         Returns:
-            Dict of `blocks`, for each block zero keys and values `(B, N, L, G, H)`, and of `origins`, int32 `(R, L)`:
+            Dict of `blocks`, for each block zero keys and values `(B, N, L*G, H)`, and of `origins`, int32 `(R, L)`:
             which of its image's G texts wrote what a row reads at each position. Beams branch and die: their rows of
             `origins` move, and keys and values stay where they are; see `move_rows`.
         """
-        shape = (num_images, self.num_heads, length, num_texts, self.hidden_dim // self.num_heads)
+        shape = (num_images, self.num_heads, length * num_texts, self.hidden_dim // self.num_heads)
         blocks = [
             (ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)) for _ in self.blocks
         ]
@@ -238,7 +238,9 @@ class GPT2Decoder(keras.layers.Layer):
         Returns:
             `(hidden (R, T, D), cache, weights)`, the weights being one `(B, N, G*T, S)` for each block.
         """
-        num_images, _, length, num_texts, _ = ops.shape(cache["blocks"][0][0])
+        num_images, _, num_cached, _ = ops.shape(cache["blocks"][0][0])
+        length = ops.shape(cache["origins"])[1]
+        num_texts = num_cached // length
         num_new = ops.shape(token_ids)[1]
         positions = cache_index + ops.arange(num_new)
         texts = ops.arange(num_texts, dtype="int32")

@@ -74,8 +74,8 @@ class TransformerBlock(keras.layers.Layer):
         image_keys: float tensor `(B, N, S, H)` from `project_image`, with R = B*G: the rows of an image are
             neighbours.
         image_values: float tensor `(B, N, S, H)`.
-        cache: optional pair of float tensors `(B, N, L, G, H)`, the keys and values of L positions of the G texts
-            of an image. The mask says which of them are a text's own.
+        cache: optional pair of float tensors `(B, N, L*G, H)`, the keys and values of L positions, at each those of the G
+            texts of an image. The mask says which of them are a text's own.
         cache_index: int tensor. The first position that `x` takes in the cache.
 
     Returns:
@@ -212,9 +212,8 @@ class TransformerBlock(keras.layers.Layer):
             cache = tuple(
                 self._extend(part, new, cache_index) for part, new in zip(cache, (keys, values), strict=True)
             )
-            num_images, _, num_cached, num_texts, head_dim = ops.shape(cache[0])
-            shape = (num_images, self.num_heads, num_cached * num_texts, head_dim)
-            keys, values = (ops.reshape(part, shape) for part in cache)
+            num_images = ops.shape(cache[0])[0]
+            keys, values = cache
         else:
             num_images = ops.shape(x)[0]
             keys, values = split_heads(keys, self.num_heads), split_heads(values, self.num_heads)
@@ -222,11 +221,13 @@ class TransformerBlock(keras.layers.Layer):
         return self.self_attention_output(outputs), cache
 
     def _extend(self, cache, new, cache_index):
-        """Writes `(R, T, D)` at positions `cache_index` and following of `(B, N, L, G, H)`."""
-        num_images, num_heads, _, num_texts, head_dim = ops.shape(cache)
-        new = ops.reshape(new, (num_images, num_texts, -1, num_heads, head_dim))
-        new = ops.cast(ops.transpose(new, (0, 3, 2, 1, 4)), cache.dtype)
-        return ops.slice_update(cache, (0, 0, cache_index, 0, 0), new)
+        """Writes `(R, T, D)` at positions `cache_index` and following of `(B, N, L*G, H)`."""
+        num_images, num_heads, _, head_dim = ops.shape(cache)
+        new = ops.reshape(new, (num_images, -1, ops.shape(new)[1], num_heads, head_dim))
+        num_texts = ops.shape(new)[1]
+        new = ops.reshape(ops.transpose(new, (0, 3, 2, 1, 4)), (num_images, num_heads, -1, head_dim))
+        # The cache has the form that attention reads: XLA then writes into it, else into a copy of it.
+        return ops.slice_update(cache, (0, 0, cache_index * num_texts, 0), ops.cast(new, cache.dtype))
 
     def _cross_attend(self, x, image_keys, image_values, drop):
         queries, num_images = self.cross_attention_query(x), ops.shape(image_keys)[0]

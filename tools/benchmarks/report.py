@@ -20,7 +20,7 @@ def markdown(report: dict) -> str:
         f"{shape['num_image_layers']} image blocks, timed apart. "
         "The peer is Hugging Face's VisionEncoderDecoderModel with a ViT, float32 on PyTorch. Ours, the peer "
         f"and the floor took turns; medians of {report['repetitions']}. The floor is one product with each weight matrix that a "
-        "step reads, in the fastest library of those tried, and nothing else; our share of it counts the "
+        "step reads, in the fastest library of those tried, and nothing else, for as many steps; our share of it counts the "
         "projection of the image tokens, which is done once, as ours. Memory is the peak of a process of its own, "
         "image encoder included.",
         "",

@@ -103,7 +103,7 @@ def test_beams_that_branch_read_what_the_beams_they_came_from_have_read(decoder)
         parents = (generator.integers(0, G, (B, G)) + G * np.arange(B)[:, None]).reshape(-1)
         texts, cache = texts[parents], decoder.move_rows(cache, parents)
     for keys, values in decoder.move_rows(cache, parents)["blocks"]:
-        assert keys.shape == values.shape == (B, 2, T, G, D // 2)
+        assert keys.shape == values.shape == (B, 2, T * G, D // 2)
 
 
 def test_more_positions_than_learned_are_refused(decoder):
