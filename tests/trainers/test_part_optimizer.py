@@ -1,5 +1,6 @@
 """Rates and weight decays of parts, against AdamW written out in NumPy."""
 
+import collections
 import importlib.util
 import json
 import os
@@ -67,23 +68,40 @@ def test_without_numbers_of_parts_all_are_alike():
     )
 
 
-def test_a_weight_decays_when_its_gradient_is_there_and_the_weight_before_is_done():
-    """Else TensorFlow holds the decays of all weights, as large as the model, from the start of a step."""
+def step_graph(names, **changes):
+    """The operations of an update of weights with these names."""
     import keras
     import tensorflow as tf
 
-    weights = [keras.Variable(np.ones(3, "float32"), name=name) for name in ("first", "second")]
-    optimizer = PartAdamW(0.1, rate_scale=lambda variable: 1.0, weight_decay_of=lambda variable: 0.1)
+    weights = [keras.Variable(np.ones(3, "float32"), name=name) for name in names]
+    optimizer = PartAdamW(
+        0.1, rate_scale=lambda variable: 1.0, weight_decay_of=lambda variable: 0.1, **changes
+    )
     optimizer.build(weights)
     step = tf.function(lambda *gradients: optimizer.apply(gradients, weights))
-    graph = step.get_concrete_function(tf.zeros(3), tf.zeros(3)).graph
-    decays = [op.inputs[1].op for op in graph.get_operations() if op.type == "AssignSubVariableOp"]
+    return step.get_concrete_function(*[tf.zeros(3)] * len(names)).graph.get_operations()
+
+
+def test_a_weight_decays_when_its_gradient_is_there_and_the_weight_before_is_done():
+    """Else TensorFlow holds the decays of all weights, as large as the model, from the start of a step."""
+    decays = [op.inputs[1].op for op in step_graph(["first", "second"]) if op.type == "AssignSubVariableOp"]
     read = [decay.inputs[1].op for decay in decays]  # what a weight is when it decays
     waited_for = [{op.type for op in operation.control_inputs} for operation in read]
     assert waited_for == [
         {"IdentityN"},
         {"IdentityN", "ResourceApplyAdam"},
     ]  # the gradients are an identity of Keras's
+
+
+def test_weights_share_the_numbers_of_a_step_and_no_gradient_is_squared_in_memory():
+    """Else they are a third of what TensorFlow traces, and the largest weight's square is held with all gradients."""
+    few, many = (
+        collections.Counter(op.type for op in step_graph(names, global_clipnorm=1.0))
+        for names in (["first", "second"], list("abcdefgh"))
+    )
+    assert many["ResourceApplyAdam"] == 8
+    assert many["Pow"] == few["Pow"] == 2 and many["Const"] == few["Const"]
+    assert many["Square"] == 0 and many["L2Loss"] == 8
 
 
 @pytest.mark.oracle
