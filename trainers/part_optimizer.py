@@ -39,7 +39,7 @@ class PartAdamW(keras.optimizers.AdamW):
             return super()._clip_gradients(grads)
         import tensorflow as tf
 
-        # The same numbers, without the squares of each gradient in memory.
+        # The same norm, in one pass over each gradient where Keras's operations take two.
         return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):

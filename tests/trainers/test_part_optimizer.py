@@ -93,8 +93,8 @@ def test_a_weight_decays_when_its_gradient_is_there_and_the_weight_before_is_don
     ]  # the gradients are an identity of Keras's
 
 
-def test_weights_share_the_numbers_of_a_step_and_no_gradient_is_squared_in_memory():
-    """Else they are a third of what TensorFlow traces, and the largest weight's square is held with all gradients."""
+def test_weights_share_the_numbers_of_a_step_and_a_norm_is_one_operation():
+    """Else they are a fifth of what TensorFlow traces before the first step."""
     few, many = (
         collections.Counter(op.type for op in step_graph(names, global_clipnorm=1.0))
         for names in (["first", "second"], list("abcdefgh"))
