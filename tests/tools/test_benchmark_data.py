@@ -62,6 +62,12 @@ def small_set(folder, num_images=8, size=(40, 30)):
     return {"batch_size": 4, "shuffle_buffer": 10, "num_threads": 1, "cases": {"a": case}} | case
 
 
+def assert_seconds_per_image(measured):
+    """The difference of two passes over so few images is less than the noise, and may be below zero."""
+    assert list(measured) == ["a"]
+    assert abs(measured["a"]) < 1
+
+
 def test_ratios_memory_and_start_are_in_the_report_with_hardware_versions_and_command(
     fake, monkeypatch, tmp_path, capsys
 ):
@@ -133,7 +139,7 @@ def test_our_readers_are_measured(tmp_path):
     given = small_set(tmp_path)
     for part in ("tf", "csv", "decoder"):
         with Worker(sys.executable, OURS, given | {"part": part}) as worker:
-            assert 0 < worker.measure()["a"] < 1
+            assert_seconds_per_image(worker.measure())
         assert set(worker.about["versions"]) == {"tensorflow"}
 
 
@@ -144,7 +150,7 @@ def test_memory_start_and_indexing_are_measured(tmp_path):
     with Worker(sys.executable, RUNS, given | {"what": "first_batch"}) as worker:
         assert worker.measure() | {"peak_mb": 0} == worker.measure() | {"peak_mb": 0}  # there is one first
     with Worker(sys.executable, RUNS, given | {"what": "indexing"}) as worker:
-        assert 0 < worker.measure()["a"] < 1
+        assert_seconds_per_image(worker.measure())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +160,7 @@ def test_peers_are_measured(peer, tmp_path):
     for package in OPENCV_PEERS.get(peer, ()):
         pytest.importorskip(package)
     with Worker(sys.executable, PEERS, small_set(tmp_path) | {"part": peer}) as worker:
-        assert 0 < worker.measure()["a"] < 1
+        assert_seconds_per_image(worker.measure())
 
 
 @pytest.mark.dali
@@ -163,7 +169,7 @@ def test_dali_is_measured(module, part, tmp_path):
     for package in DALI:
         pytest.importorskip(package)
     with Worker(sys.executable, module, small_set(tmp_path) | {"part": part}) as worker:
-        assert 0 < worker.measure()["a"] < 1
+        assert_seconds_per_image(worker.measure())
 
 
 def test_impossible_sizes_and_folders_are_refused(tmp_path):
