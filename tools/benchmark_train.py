@@ -38,6 +38,8 @@ class BenchmarkTrainCommand:
     """Keras's backends for ours; those that no interpreter has are left out."""
     gradient_checkpointing: tuple[Literal["no", "yes"], ...] = ("no",)
     """Whether ours computes transformer blocks again in the backward pass; `no yes` measures both."""
+    clipping: tuple[Literal["yes", "no"], ...] = ("yes",)
+    """Whether ours clips the norm of the gradient, as training does by default and the peer does not; `yes no` measures both."""
     batch_size: int = 8
     """Images of a step."""
     num_tokens: int = 20
@@ -52,7 +54,14 @@ class BenchmarkTrainCommand:
     """One image encoder, two measurements: a look, not a result."""
 
     def __post_init__(self) -> None:
-        for name in ("encoders", "captions_per_image", "dtypes", "libraries", "gradient_checkpointing"):
+        for name in (
+            "encoders",
+            "captions_per_image",
+            "dtypes",
+            "libraries",
+            "gradient_checkpointing",
+            "clipping",
+        ):
             if not getattr(self, name):
                 raise ValueError(f"`{name}` must name at least one; received none.")
         for name in ("batch_size", "num_tokens", "repetitions", "captions_per_image"):
@@ -125,17 +134,21 @@ def _contestants(command: BenchmarkTrainCommand, pythons: dict[str, str]) -> lis
             library=library,
             dtype=dtype,
             gradient_checkpointing=checkpointing == "yes",
+            clipping=clipping == "yes",
         )
         for encoder in command.encoders
         for num_captions in command.captions_per_image
         for library in command.libraries
         for dtype in command.dtypes
         for checkpointing in command.gradient_checkpointing
+        for clipping in command.clipping
         if library in pythons
     ]
     if "peer" in pythons and "bfloat16" in command.dtypes:
         contestants += [
-            Contestant(encoder="vit", num_captions=num_captions, library="peer", dtype="bfloat16")
+            Contestant(
+                encoder="vit", num_captions=num_captions, library="peer", dtype="bfloat16", clipping=False
+            )
             for num_captions in command.captions_per_image
         ]
     return contestants

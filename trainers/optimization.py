@@ -88,7 +88,7 @@ def build_optimizer(
         rate_scale=lambda variable: settings.rate_scales.get(part_of(variable), 1.0),
         weight_decay_of=weight_decay,
         beta_2=0.98,
-        global_clipnorm=settings.clip_norm,
+        global_clipnorm=settings.clip_norm or None,
         use_ema=settings.ema_momentum > 0,
         # Keras averages after each batch; over the batches of one update the momentum is the one asked for.
         ema_momentum=(settings.ema_momentum or 0.99) ** (1 / settings.gradient_accumulation_steps),

@@ -42,9 +42,14 @@ class PartAdamW(keras.optimizers.AdamW):
         # The same norm, in one pass over each gradient where Keras's operations take two.
         return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """Nothing: devices share a batch in `TowerModel`, and Keras's operation would wait for all gradients."""
+        return grads_and_vars
+
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         self._last_update, self._numbers = None, {}
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        # Last first, as gradients come: one that is used while the next is computed is held no longer.
+        super()._backend_update_step(grads[::-1], trainable_variables[::-1], learning_rate)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
@@ -60,8 +65,8 @@ class PartAdamW(keras.optimizers.AdamW):
     def _update_in_place(self, gradient, variable, learning_rate, scale, decay):
         """As Keras's operations, whose results would go through memory.
 
-        Each variable waits for the one before it: decays need neither gradients nor each other, and TensorFlow would hold
-        those of all variables, as large as the model, from the start of the step.
+        Each variable waits for its gradient and for the variable before: decays need neither gradients nor each other, and
+        TensorFlow would hold those of all variables, as large as the model, from the start of the step.
         """
         import tensorflow as tf
 

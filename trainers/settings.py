@@ -140,7 +140,8 @@ class TrainSettings:
     weight_decays: dict[Part, float] = dataclasses.field(default_factory=dict)
     """Weight decays of single parts, instead of that one: embeddings=0."""
     clip_norm: float = 1.0
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; 0 for any. A norm needs all gradients at once: without it, TensorFlow uses each as
+    it comes, which saves memory where --gradient-checkpointing has saved what is larger."""
     label_smoothing: float = 0.1
     """cross_entropy: share of the target probability that is spread over the vocabulary."""
     ema_momentum: float = 0.0
@@ -149,8 +150,8 @@ class TrainSettings:
     gradient_accumulation_steps: int = 1
     """Steps whose gradients are averaged before the weights change, as those of one big batch."""
     gradient_checkpointing: bool = False
-    """Computes image and decoder blocks again in the backward pass (Chen et al., 2016): less memory, more time, the same
-    gradients."""
+    """Computes image encoder, image blocks and decoder blocks again in the backward pass (Chen et al., 2016): less memory, more
+    time, the same gradients."""
     dtype: Literal["float32", "mixed_bfloat16", "mixed_float16", "bfloat16"] = "float32"
     """Dtype policy of the model in training."""
     seed: int = 0
@@ -207,9 +208,10 @@ class TrainSettings:
             return
         for name, least in _LEAST.items():
             self._require(name, lambda value, least=least: value >= least, f"at least {least}")
-        for name in ("learning_rate", "clip_norm", "lora_alpha"):
+        for name in ("learning_rate", "lora_alpha"):
             self._require(name, lambda value: 0 < value < math.inf, "above 0")
-        self._require("weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
+        for name in ("weight_decay", "clip_norm"):
+            self._require(name, lambda value: 0 <= value < math.inf, "at least 0")
         self._check_parts("rate_scales", lambda value: 0 < value < math.inf, "above 0")
         self._check_parts("weight_decays", lambda value: 0 <= value < math.inf, "at least 0")
         for name in _SHARES:

@@ -32,7 +32,7 @@ class Stage:
     weight_decays: dict[Part, float] | None = None
     """Weight decays of single parts."""
     clip_norm: float | None = None
-    """Largest global norm of the gradient."""
+    """Largest global norm of the gradient; 0 for any."""
     label_smoothing: float | None = None
     """Share of the target probability that is spread over the vocabulary."""
     ema_momentum: float | None = None

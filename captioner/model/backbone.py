@@ -9,6 +9,7 @@ import keras
 import keras_hub
 
 from captioner.model.encoder_split import EncoderSplit, split_image_encoder
+from captioner.model.feature_map import FeatureMap
 from captioner.model.gpt2_decoder import GPT2Decoder
 from captioner.model.image_encoders import build_image_encoder
 from captioner.model.image_tokens import ImageTokens, PlainImageTokens
@@ -17,49 +18,6 @@ from captioner.model.transformer_block import TransformerBlock
 
 PARTS = ("image_encoder", "image_blocks", "cross_attention", "decoder", "embeddings")
 """The parts of a captioner that can be frozen one by one."""
-
-
-@keras.saving.register_keras_serializable("captioner")
-class FeatureMap(keras.layers.Layer):
-    """Runs an image network, and decides whether its batch statistics are learned.
-
-    A functional model hands its own `training` on to the models inside it: only a layer around one can keep
-    it away.
-
-    Args:
-        network: `keras.Model` of images or features.
-        train_batch_norm: bool. False runs the network as in inference, also while its weights are trained.
-
-    Call arguments:
-        images: float tensor, as the network takes; not cast to the compute dtype, which would round pixels.
-
-    Returns:
-        Float tensor, as the network gives.
-    """
-
-    def __init__(self, network: keras.Model, train_batch_norm: bool = False, **kwargs):
-        super().__init__(autocast=False, **kwargs)
-        self.network = network
-        self.train_batch_norm = train_batch_norm
-
-    def build(self, input_shape):
-        self.built = True
-
-    def call(self, images, training=None):
-        return self.network(images, training=training if self.train_batch_norm else False)
-
-    def compute_output_spec(self, images, training=None):
-        # Known already; Keras would run the whole network once more to find it.
-        output = self.network.outputs[0]
-        return keras.KerasTensor((images.shape[0], *output.shape[1:]), dtype=output.dtype)
-
-    def get_config(self):
-        network = keras.saving.serialize_keras_object(self.network)
-        return super().get_config() | {"network": network, "train_batch_norm": self.train_batch_norm}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config | {"network": keras.saving.deserialize_keras_object(config["network"])})
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -202,7 +160,11 @@ class CaptionerBackbone(keras_hub.models.Backbone):
             logits `(B, G, T, V)`.
         """
         cached = keras.Input(split.frozen.output_shape[1:], name="images")
-        features = cached if split.trained is None else FeatureMap(split.trained)(cached)
+        features = cached
+        if split.trained is not None:
+            feature_map = FeatureMap(split.trained)
+            feature_map.recompute = self.feature_map.recompute
+            features = feature_map(cached)
         inputs, hidden = self._text_graph(features)
         outputs = self.token_embedding(hidden, reverse=True)
         return keras.Model({"images": cached, **inputs}, outputs, name="feature_model")
@@ -259,8 +221,13 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         freeze_under_lora(decoder)
 
     def recompute_blocks(self) -> None:
-        """Computes all transformer blocks again in the backward pass, so that training needs less memory and more time."""
+        """Computes transformer blocks, and an image encoder without any, again in the backward pass, so that training needs
+        less memory and more time.
+
+        An image encoder whose batch statistics are learned is left as it is: they would move twice.
+        """
         of_encoder = [layer for layer in self.image_encoder.layers if isinstance(layer, TransformerBlock)]
+        self.feature_map.recompute = not of_encoder and not self.train_batch_norm
         for block in (*of_encoder, *getattr(self.image_tokens, "blocks", ()), *self.decoder.blocks):
             block.recompute = True
 

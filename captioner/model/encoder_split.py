@@ -1,9 +1,10 @@
-"""Splits an image encoder into a frozen front, whose output can be cached, and a trained rest.
+"""Splits an image encoder: into a frozen front, whose output can be cached, and a trained rest; or into a chain.
 
 Axes: B images, H rows, W columns of pixels; h rows, w columns, C channels of features.
 """
 
 import dataclasses
+import math
 
 import keras
 
@@ -52,3 +53,41 @@ def split_image_encoder(encoder: keras.Model, frozen_until: str | None = None) -
             f"`frozen_until` must be a layer through which every path leads, such as the sum that ends a block; "
             f"received {frozen_until!r}."
         ) from error
+
+
+def chain(network: keras.Model) -> list[keras.Model]:
+    """Splits a network into models that are run one after the other and share its layers.
+
+    There are about as many as the square root of the number of operations, and their results are about as large: kept
+    are then only the tensors between them and, while one is computed again, what is inside it.
+
+    Args:
+        network: functional Keras model of one input and one output.
+
+    Returns:
+        The models, at least one; a network with a path around every other operation is one model.
+
+    References:
+        - [Chen et al., 2016](https://arxiv.org/abs/1604.06174), section 4.1
+    """
+    operations = network.operations
+    last_use = {id(network.outputs[0]): len(operations)}
+    for position, operation in reversed(list(enumerate(operations))):
+        for tensor in keras.tree.flatten(operation.input):
+            last_use.setdefault(id(tensor), position)
+    sizes = [
+        math.prod(side or 1 for tensor in keras.tree.flatten(operation.output) for side in tensor.shape)
+        for operation in operations
+    ]
+    sizes[0] = 0  # the input, which is there in any case
+    wanted = sum(sizes) / math.sqrt(len(operations))
+    parts, start, size, open_until = [], network.inputs[0], 0, -1
+    for position, operation in enumerate(operations[:-1]):
+        size += sizes[position]
+        is_cut = open_until <= position  # all before is used
+        outputs = keras.tree.flatten(operation.output)
+        open_until = max(open_until, *(last_use.get(id(output), position) for output in outputs))
+        if is_cut and len(outputs) == 1 and size >= wanted:
+            parts.append(keras.Model(start, outputs[0]))
+            start, size = outputs[0], 0
+    return [*parts, keras.Model(start, network.outputs[0])]

@@ -64,7 +64,6 @@ def small_set(folder, num_images=8, size=(40, 30)):
 
 def assert_seconds_per_image(measured):
     """The difference of two passes over so few images is less than the noise, and may be below zero."""
-    assert list(measured) == ["a"]
     assert abs(measured["a"]) < 1
 
 

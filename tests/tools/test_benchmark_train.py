@@ -49,14 +49,14 @@ def test_every_library_dtype_and_encoder_is_in_the_report_beside_the_peer(monkey
     assert len(report["steps"]) == 2 * 2 * 2 * 2 + 2
     # 40 captions in 2 seconds of 6; 1e11 operations in 2 seconds, of 100e9 a second.
     assert (
-        "| ViT | 5 | TensorFlow | float32 | - | 20.00 | 2.00 | 3.0 | 50% | 7 | 30 (45) | 6.67 | 9.0 | 9 | 3.0 | 3.0 |"
+        "| ViT | 5 | TensorFlow | float32 | - | yes | 20.00 | 2.00 | 3.0 | 50% | 7 | 30 (45) | 6.67 | 9.0 | 9 | 3.0 | 3.0 |"
         in text
     )
     assert (
-        "| efficientnet_lite0 | 1 | JAX | bfloat16 | - | 2.67 | 3.00 | 4.5 | 33% | 7 | 30 (45) | 1.33 | 9.0 | 9 | 2.0 | 2.0 |"
-        in text
+        "| efficientnet_lite0 | 1 | JAX | bfloat16 | - | yes | 2.67 | 3.00 | 4.5 | 33% | 7 | 30 (45) | "
+        "1.33 | 9.0 | 9 | 2.0 | 2.0 |" in text
     )
-    assert "| ViT | 1 | the peer | bfloat16 | - | 1.33 | 6.00 |" in text
+    assert "| ViT | 1 | the peer | bfloat16 | - | - | 1.33 | 6.00 |" in text
     assert "| float32 | PyTorch | 50 |" in text
     assert "| bfloat16 | 200 | 1.2% |" in text
     assert "captioner benchmark train --model tiny" in text
@@ -68,26 +68,27 @@ def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
     assert benchmark_train(BenchmarkTrainCommand(model="tiny", quick=True)) == 0
     text = capsys.readouterr().out
     assert (
-        "| ViT | 1 | TensorFlow | float32 | - | 4.00 | 2.00 | 3.0 | 50% | 7 | 30 (45) | - | - | - | - | - |"
+        "| ViT | 1 | TensorFlow | float32 | - | yes | 4.00 | 2.00 | 3.0 | 50% | 7 | 30 (45) | - | - | - | - | - |"
         in text
     )
     assert "JAX" not in text
 
 
-def test_gradient_checkpointing_is_measured_where_it_is_asked_for(monkeypatch, capsys):
+def test_what_saves_memory_is_measured_where_it_is_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(measure_train, "Worker", TrainWorker)
     monkeypatch.setattr(command_module, "python_with", lambda *modules: None)
     sizes = {"captions_per_image": (1,), "dtypes": ("float32",)}
-    command = BenchmarkTrainCommand(model="tiny", quick=True, gradient_checkpointing=("no", "yes"), **sizes)
+    savings = {"gradient_checkpointing": ("no", "yes"), "clipping": ("yes", "no")}
+    command = BenchmarkTrainCommand(model="tiny", quick=True, **savings, **sizes)
     assert benchmark_train(command) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ViT")]
-    assert [row.split(" | ")[4] for row in rows] == ["-", "yes"]
+    assert [row.split(" | ")[4:6] for row in rows] == [["-", "yes"], ["-", "-"], ["yes", "yes"], ["yes", "-"]]
 
 
 def test_a_worker_measures_a_step_of_the_trainers_and_its_own_memory():
     configuration = MODELS["tiny"] | {
         "backend": "tensorflow", "part": "step", "encoder": "vit", "dtype": "bfloat16", "batch_size": 2,
-        "num_captions": 3, "num_tokens": 4, "num_threads": 1, "gradient_checkpointing": True,
+        "num_captions": 3, "num_tokens": 4, "num_threads": 1, "gradient_checkpointing": True, "clipping": False,
     }  # fmt: skip
     with Worker(sys.executable, measure_train.OURS, configuration) as worker:
         answer = worker.measure()

@@ -23,6 +23,7 @@ BASE = {"learning_rate": RATE, "warmup_fraction": 0.0, "final_learning_rate_frac
 PARTS = {"rate_scales": {"image_encoder": 0.1}, "weight_decay": 0.3, "weight_decays": {"image_encoder": 0.05}}
 CASES = {
     "plain": {"clip_norm": 100.0},
+    "any norm": {"clip_norm": 0.0},
     "clipped": {"clip_norm": 1.5},
     "averaged": {"clip_norm": 1.5, "ema_momentum": 0.8},
     "accumulated": {"clip_norm": 1.5, "gradient_accumulation_steps": 3, "ema_momentum": 0.8},
@@ -40,7 +41,8 @@ def by_hand(changes, scales=(0.1, 1.0), decays=(0.05, 0.3)):
         waiting = waiting + gradient
         if (step + 1) % every == 0:
             update, mean, waiting = (step + 1) // every, waiting / every, np.zeros((2, 2))
-            mean = mean * min(1, changes["clip_norm"] / np.sqrt((mean**2).sum()))  # of both weights together
+            norm = np.sqrt((mean**2).sum())  # of both weights together
+            mean = mean * min(1, (changes["clip_norm"] or np.inf) / norm)
             m, v = 0.9 * m + 0.1 * mean, 0.98 * v + 0.02 * mean**2
             rate = RATE * (0.5 + 0.5 * 0.5 * (1 + np.cos(np.pi * step / STEPS)))
             for part in range(2):
@@ -82,15 +84,38 @@ def step_graph(names, **changes):
     return step.get_concrete_function(*[tf.zeros(3)] * len(names)).graph.get_operations()
 
 
-def test_a_weight_decays_when_its_gradient_is_there_and_the_weight_before_is_done():
+def needed_by(operation):
+    """What an operation waits for, directly or not."""
+    found, waiting = set(), [operation]
+    while waiting:
+        operation = waiting.pop()
+        for other in [tensor.op for tensor in operation.inputs] + list(operation.control_inputs):
+            if other not in found:
+                found.add(other)
+                waiting.append(other)
+    return found
+
+
+def test_a_weight_decays_when_its_gradient_is_there_and_the_weight_behind_is_done():
     """Else TensorFlow holds the decays of all weights, as large as the model, from the start of a step."""
-    decays = [op.inputs[1].op for op in step_graph(["first", "second"]) if op.type == "AssignSubVariableOp"]
+    operations = step_graph(["first", "second"])
+    decays = [op.inputs[1].op for op in operations if op.type == "AssignSubVariableOp"]
     read = [decay.inputs[1].op for decay in decays]  # what a weight is when it decays
-    waited_for = [{op.type for op in operation.control_inputs} for operation in read]
-    assert waited_for == [
-        {"IdentityN"},
-        {"IdentityN", "ResourceApplyAdam"},
-    ]  # the gradients are an identity of Keras's
+    updates = [op for op in operations if op.type == "ResourceApplyAdam"]
+    first, second = [op for op in operations if op.type == "Placeholder"][:2]
+    assert second in needed_by(read[0]) and first in needed_by(read[1])
+    assert updates[0] in needed_by(read[1]) and updates[1] not in needed_by(read[0])
+
+
+@pytest.mark.parametrize(("changes", "is_held"), [({}, False), ({"global_clipnorm": 1.0}, True)])
+def test_without_a_norm_a_gradient_is_used_before_the_others_are_there(changes, is_held):
+    """Gradients come from the last weight to the first; those that are used are held no longer."""
+    operations = step_graph(["first", "second", "third"], **changes)
+    first, second, third = [op for op in operations if op.type == "Placeholder"][:3]
+    updates = [op for op in operations if op.type == "ResourceApplyAdam"]
+    assert [third in needed_by(update) for update in updates] == [True, True, True]
+    assert [second in needed_by(update) for update in updates] == [is_held, True, True]
+    assert [first in needed_by(update) for update in updates] == [is_held, is_held, True]
 
 
 def test_weights_share_the_numbers_of_a_step_and_a_norm_is_one_operation():

@@ -22,7 +22,7 @@ NEEDED = {"run_dir": Path("run"), "csv": Path("table.csv")}
         ({"hidden_dim": 0}, "`hidden_dim` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be above 0"),
-        ({"clip_norm": float("inf")}, "`clip_norm` must be above 0"),
+        ({"clip_norm": float("inf")}, "`clip_norm` must be at least 0"),
         ({"weight_decay": -0.1}, "`weight_decay` must be at least 0"),
         ({"rate_scales": {"image_encoder": 0.1}}, r"`rate_scales` must name parts that are trained .* image_encoder=0\.1"),
         ({"rate_scales": {"decoder": 0.0}}, r"`rate_scales` must be above 0; received decoder=0\.0"),

@@ -23,10 +23,16 @@ class Contestant:
     """"float32" or "bfloat16"."""
     gradient_checkpointing: bool = False
     """Whether transformer blocks are computed again in the backward pass."""
+    clipping: bool = True
+    """Whether the global norm of the gradient is clipped."""
 
     def __str__(self) -> str:
         checkpointing = ", gradient checkpointing" if self.gradient_checkpointing else ""
-        return f"{self.encoder}, {self.num_captions} captions an image, {self.library}, {self.dtype}{checkpointing}"
+        clipping = "" if self.clipping else ", no clipping"
+        return (
+            f"{self.encoder}, {self.num_captions} captions an image, {self.library}, {self.dtype}"
+            f"{checkpointing}{clipping}"
+        )
 
 
 class Measurer:
@@ -46,7 +52,9 @@ class Measurer:
     def step(self, contestant: Contestant) -> dict:
         """Seconds of a step, of the first, peak memory and operations, of a contestant and of the peer in float32."""
         shared = {"num_captions": contestant.num_captions, "encoder": contestant.encoder, "part": "step"}
-        of_ours = {"dtype": contestant.dtype, "gradient_checkpointing": contestant.gradient_checkpointing}
+        of_ours = {
+            name: getattr(contestant, name) for name in ("dtype", "gradient_checkpointing", "clipping")
+        }
         wanted = {"ours": (contestant.library, of_ours)}
         if "peer" in self.pythons and (contestant.library, contestant.dtype) != ("peer", "float32"):
             wanted["peer"] = ("peer", {"dtype": "float32"})

@@ -129,7 +129,10 @@ def _step(configuration: dict) -> Callable[[], dict]:
     from trainers.tf_data import steady
 
     started, processor_started = time.perf_counter(), time.process_time()
-    settings = settings_of(configuration, gradient_checkpointing=configuration["gradient_checkpointing"])
+    changes = {} if configuration["clipping"] else {"clip_norm": 0.0}
+    settings = settings_of(
+        configuration, gradient_checkpointing=configuration["gradient_checkpointing"], **changes
+    )
     captioner = build_captioner(configuration, settings.dtype)
     if settings.gradient_checkpointing:
         captioner.backbone.recompute_blocks()

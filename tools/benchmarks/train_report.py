@@ -3,7 +3,7 @@
 from tools.benchmarks.markdown import heading, table
 
 _STEPS = (
-    "image encoder", "captions an image", "library", "dtype", "gradient checkpointing", "captions/s", "s a step",
+    "image encoder", "captions an image", "library", "dtype", "gradient checkpointing", "clipping", "captions/s", "s a step",
     "processor s", "share of the peak", "peak MB", "first step s (processor s)", "peer captions/s", "peer processor s",
     "peer MB", "times the peer", "by processor s",
 )  # fmt: skip
@@ -26,10 +26,11 @@ def markdown(report: dict) -> str:
         f"tokens; decoder of {shape['num_layers']} layers of width {shape['hidden_dim']} with {shape['vocabulary_size']} "
         f"tokens. The image encoder is a ViT of {vit['num_hidden_layers']} layers of width {vit['hidden_size']} at "
         f"{vit['image_size']} px, whose sequence the decoder reads as it is, or {shape['image_encoder']} at {size} with "
-        f"{shape['num_image_layers']} image blocks. Ours is the trainers' own step: AdamW, clipping, label smoothing and "
-        "dropout as `captioner train` has them. The peer is Hugging Face's VisionEncoderDecoderModel on PyTorch with the ViT "
-        "and AdamW without clipping, in float32, or in its own lines in bfloat16 by autocast; it takes one caption an image, "
-        f"so images are repeated. Ours and the peer took turns; medians of {report['repetitions']}. The first step counts from "
+        f"{shape['num_image_layers']} image blocks. Ours is the trainers' own step: AdamW, label smoothing and dropout as "
+        "`captioner train` has them, and clipping where the table says so. The peer is Hugging Face's "
+        "VisionEncoderDecoderModel on PyTorch with the ViT and AdamW without clipping, in float32, or in its own lines in "
+        "bfloat16 by autocast; it takes one caption an image, so images are repeated. Ours and the peer took turns; medians "
+        f"of {report['repetitions']}. The first step counts from "
         "before the model is built. Processor seconds are those of all threads, which other programs on the machine change "
         "least. Memory is the peak of a process of its own.",
         "",
@@ -56,7 +57,8 @@ def _step_row(row: dict, report: dict) -> tuple:
     encoder = "ViT" if row["encoder"] == "vit" else report["shape"]["image_encoder"]
     return (
         encoder, row["num_captions"], _LIBRARIES[row["library"]], row["dtype"],
-        "yes" if row["gradient_checkpointing"] else "-", f"{rate:.2f}", f"{ours['step_seconds']:.2f}",
+        "yes" if row["gradient_checkpointing"] else "-", "yes" if row["clipping"] else "-", f"{rate:.2f}",
+        f"{ours['step_seconds']:.2f}",
         f"{ours['processor_seconds']:.1f}", f"{ours['flops'] / ours['step_seconds'] / 1e9 / peak:.0%}",
         f"{ours['peak_mb']:.0f}",
         f"{ours['first_step_seconds']:.0f} ({ours['first_step_processor_seconds']:.0f})", *_beside(peer, ours, num_captions),

@@ -1,10 +1,11 @@
-"""Splitting an image encoder: the two halves are the whole, and impossible cuts are refused."""
+"""Splitting an image encoder: halves and chains are the whole, and impossible cuts are refused."""
 
 import keras
 import numpy as np
 import pytest
 
-from captioner.model.encoder_split import split_image_encoder
+from captioner.model.encoder_split import chain, split_image_encoder
+from captioner.model.image_encoders import build_image_encoder
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 9, 15, 3)).astype("float32")
 
@@ -47,3 +48,35 @@ def test_a_layer_that_a_path_leads_around_is_refused(encoder):
 def test_an_unknown_layer_is_refused_with_the_names_there_are(encoder):
     with pytest.raises(ValueError, match=r"input_layer.* \.\.\. head.*received 'block7'"):
         split_image_encoder(encoder, "block7")
+
+
+def operations_of(parts):
+    """The names of each part's operations, without the input that it was given."""
+    return [[operation.name for operation in part.operations[1:]] for part in parts]
+
+
+def test_a_chain_is_cut_where_every_path_leads_through(encoder):
+    # 60 numbers a result, 75 the last: 315 in all. A part has at least the square root of 6th of them, 129.
+    assert operations_of(chain(encoder)) == [["stem", "branch", "sum"], ["norm", "head"]]
+
+
+@pytest.mark.parametrize("name", ["efficientnet_v2_b0", "efficientnet_lite0", "resnet50"])
+def test_a_chain_of_a_network_is_the_network_in_parts_of_like_size(name):
+    network = build_image_encoder(name, (64, 64))
+    parts = chain(network)
+    names = [operation for part in operations_of(parts) for operation in part]
+    assert names == [operation.name for operation in network.operations[1:]]
+    sizes = [sum(np.prod(operation.output.shape[1:]) for operation in part.operations[1:]) for part in parts]
+    assert len(parts) > 5 and max(sizes) < sum(sizes) / 4
+    images = np.random.default_rng(1).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    features = images
+    for part in parts:
+        features = part(features, training=False)
+    np.testing.assert_allclose(features, network(images, training=False), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_without_a_place_to_cut_is_one_part():
+    images = keras.Input((9, 15, 3))
+    x = keras.layers.Conv2D(3, 1)(images)
+    whole = keras.Model(images, keras.layers.Add()([keras.layers.Conv2D(3, 1)(x), images]))
+    assert [part.operations[-1] for part in chain(whole)] == [whole.operations[-1]]

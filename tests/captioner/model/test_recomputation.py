@@ -7,7 +7,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from tiny_captioner import logits_of, random_batch, tiny_captioner
+from tiny_captioner import IMAGE_SIZE, logits_of, random_batch, tiny_captioner
+
+from captioner.model.encoder_split import split_image_encoder
+from captioner.model.feature_map import FeatureMap
 
 SCRIPT = """
 import keras, numpy as np
@@ -38,11 +41,21 @@ for a, b in zip(values, values_again, strict=True):
 """
 
 
-def gradients(recompute, dropout=0.3, compiled=True, dtype=None):
+def residual_encoder():
+    """Convolutions, batch statistics and a sum: float `(B, 9, 15, 3)` to `(B, 3, 5, 7)`."""
+    images = keras.Input((*IMAGE_SIZE, 3))
+    x = keras.layers.Conv2D(7, 3, strides=3)(keras.layers.Rescaling(1 / 255)(images))
+    branch = keras.layers.Activation("swish")(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Add()([x, keras.layers.Conv2D(7, 3, padding="same")(branch)])
+    return keras.Model(images, keras.layers.BatchNormalization()(x))
+
+
+def gradients(recompute, dropout=0.3, compiled=True, dtype=None, **changes):
     """Loss, gradients and the dropout's state after a step, on TensorFlow."""
     import tensorflow as tf
 
-    model = tiny_captioner(dropout=dropout, dtype=dtype)
+    keras.utils.set_random_seed(1)
+    model = tiny_captioner(image_encoder=residual_encoder(), dropout=dropout, dtype=dtype, **changes)
     if recompute:
         model.backbone.recompute_blocks()
     batch = random_batch(model, 2, 3, 5)
@@ -88,11 +101,40 @@ def test_blocks_are_run_twice(monkeypatch):
         assert len(calls) == 3 * number  # one image block, two decoder blocks
 
 
+def test_an_image_encoder_is_run_twice_unless_its_statistics_are_learned(monkeypatch):
+    calls, convolve = [], keras.layers.Conv2D.call
+
+    def count(self, inputs):
+        calls.append(self.name)
+        return convolve(self, inputs)
+
+    monkeypatch.setattr(keras.layers.Conv2D, "call", count)
+    for changes, number in (({}, 2), ({"train_batch_norm": True}, 1)):
+        built = len(residual_encoder().operations) and len(calls)
+        calls.clear()
+        *_, model = gradients(True, compiled=False, **changes)
+        assert len(calls) == built + 2 * number
+        calls.clear()
+        model(random_batch(model, 2, 3, 5), training=False)
+        assert len(calls) == 2
+        calls.clear()
+
+
+def test_cached_features_go_through_the_rest_of_the_image_encoder_twice():
+    *_, model = gradients(True, compiled=False)
+    encoder = model.backbone.image_encoder
+    split = split_image_encoder(encoder, encoder.layers[2].name)
+    [feature_map] = [
+        layer for layer in model.backbone.feature_model(split).layers if isinstance(layer, FeatureMap)
+    ]
+    assert feature_map.recompute
+
+
 def test_bfloat16_works_and_nothing_changes_in_inference():
     _, found, _, model = gradients(True, dtype="mixed_bfloat16", compiled=False)
     assert all(np.isfinite(gradient).all() for gradient in found)
     batch = random_batch(model, 2, 3, 5)
-    plain = tiny_captioner(dropout=0.3, dtype="mixed_bfloat16")
+    *_, plain = gradients(False, dtype="mixed_bfloat16", compiled=False)
     np.testing.assert_array_equal(logits_of(model, batch), logits_of(plain, batch))
 
 
