@@ -56,7 +56,7 @@ def operations_of(parts):
 
 
 def test_a_chain_is_cut_where_every_path_leads_through(encoder):
-    # 60 numbers a result, 75 the last: 315 in all. A part has at least the square root of 6th of them, 129.
+    # 60 numbers a result, 75 the last: 315 in all. A part has at least 315 / sqrt(6) = 129.
     assert operations_of(chain(encoder)) == [["stem", "branch", "sum"], ["norm", "head"]]
 
 
