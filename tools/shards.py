@@ -2,17 +2,25 @@
 
 import dataclasses
 import itertools
+import math
+import os
 import sys
 from pathlib import Path
 
 import tyro
 
-from captioner.fetch import public_address
 from tools.errors import UsageError
 from trainers.records import Problem
 from trainers.shards.filters import ShardFilters
-from trainers.shards.paths import find_shards, is_remote
-from trainers.shards.report import ShardsReport, inspect_shards, write_report
+from trainers.shards.paths import find_shards, is_remote, shown
+from trainers.shards.remote import DEFAULT_CACHE_GB, open_cache
+from trainers.shards.report import (
+    DAMAGED_INDEX,
+    NO_INDEX,
+    OUTDATED_INDEX,
+    ShardsReport,
+    write_report,
+)
 from trainers.shards.write import ShardLayout
 
 REPORT_FILE = "reports/shards.json"
@@ -56,44 +64,67 @@ class ShardsWriteCommand(ShardLayout):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardsIndexCommand(ShardFilters):
+class _CacheFlags:
+    """Where remote shards are kept."""
+
+    cache_dir: Path | None = None
+    """Folder of caches, as for training; by default ~/.cache/captioner. Remote shards and their indexes lie in `shards` there."""
+    shard_cache_gb: float = DEFAULT_CACHE_GB
+    """Disk space for remote shards, in 10^9 bytes."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shard_cache_gb < math.inf:
+            raise UsageError(f"--shard-cache-gb must be above 0; received {self.shard_cache_gb}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardsIndexCommand(_CacheFlags, ShardFilters):
     """Checks every sample of tar shards and writes beside each shard the index that training reads.
 
     A sample is good if its image decodes wholly, a caption is text, and the filters let it pass. Training reads good
     samples only; all others are counted and named in the report. The same command goes on after a break, and reads
     only what has changed.
 
+    Remote shards are fetched ahead, and their indexes kept in the cache. One whose server still tells the same of it is not
+    fetched again. The exit code is 1 if a shard could not be fetched or read.
+
     Examples:
         captioner shards index shards/
 
         captioner shards index 'cc12m/{00000..01242}.tar' --min-side-px 64 --max-aspect-ratio 4 --tags remove
+
+        captioner shards index 'https://host/cc3m/{00000..00331}.tar' --min-side-px 64
     """
 
     shards: tyro.conf.Positional[tuple[str, ...]]
-    """Tars, folders of tars, globs, or ranges in braces."""
+    """Tars, folders of tars, globs, or ranges in braces; also addresses, as https:// and whatever fsspec opens."""
     num_processes: int | None = None
     """Shards that are read at the same time, by default one for each processor."""
     report: Path | None = None
-    """JSON file that names every rejected sample. Default: reports/shards.json in the first shard's folder."""
+    """JSON file that names every rejected sample. Default: reports/shards.json in the folder of the first shard's index."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        ShardFilters.__post_init__(self)
         if self.num_processes is not None and self.num_processes < 1:
             raise UsageError(f"--num-processes must be at least 1; received {self.num_processes}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardsCheckCommand:
+class ShardsCheckCommand(_CacheFlags):
     """Tells what a training run would see of tar shards, by their indexes.
 
-    The exit code is 1 if a sample was rejected, or if a shard has no index or has changed since it was indexed.
+    The exit code is 1 if a sample was rejected, or if a shard has no index or has changed since it was indexed. Servers of
+    remote shards are asked whether they have changed, and for the indexes beside them; shards are not fetched.
 
-    Example:
+    Examples:
         captioner shards check 'cc3m/{00000..00331}.tar' --num-names 100
+
+        captioner shards check 'https://host/cc3m/{00000..00331}.tar'
     """
 
     shards: tyro.conf.Positional[tuple[str, ...]]
-    """Tars, folders of tars, globs, or ranges in braces."""
+    """Tars, folders of tars, globs, or ranges in braces; also addresses, as https:// and whatever fsspec opens."""
     num_names: int = 20
     """Rejected samples that are named on the terminal."""
     report: Path | None = None
@@ -154,22 +185,28 @@ def shards_write(command: ShardsWriteCommand) -> int:
 
 
 def shards_index(command: ShardsIndexCommand) -> int:
-    """Runs the command; returns 0, or 1 if a shard could not be read."""
+    """Runs the command; returns 0, or 1 if a shard could not be fetched or read."""
     from trainers.shards.build_index import build_indexes
 
-    shards = _local_shards(command.shards)
+    shards = _found_shards(command.shards)
     filters = ShardFilters(
         **{field.name: getattr(command, field.name) for field in dataclasses.fields(ShardFilters)}
     )
-    report = build_indexes(
-        shards, filters=filters, num_processes=command.num_processes, progress=sys.stderr.isatty()
-    )
+    with open_cache(shards, command.cache_dir, command.shard_cache_gb) as cache:
+        first = shards[0] if cache is None else cache.local_path(shards[0])
+        report = build_indexes(
+            shards,
+            filters=filters,
+            num_processes=command.num_processes,
+            progress=sys.stderr.isatty(),
+            cache=cache,
+        )
     noted = [status for status in report.statuses if status.note not in _QUIET_NOTES]
     for status in noted[:_NOTES_SHOWN]:
         _say(f"{status.shard}: {status.note}")
     if len(noted) > _NOTES_SHOWN:
         _say(f"and {len(noted) - _NOTES_SHOWN:,} more shards like these")
-    path = command.report or Path(shards[0]).parent / REPORT_FILE
+    path = command.report or Path(first).parent / REPORT_FILE
     write_report(path, report)
     _print_totals(report)
     print(f"Every one of them is named in {path}" if report.counts else f"Report: {path}")
@@ -178,20 +215,21 @@ def shards_index(command: ShardsIndexCommand) -> int:
 
 def shards_check(command: ShardsCheckCommand) -> int:
     """Runs the command; returns 0, or 1 if something was rejected or a shard has no good index."""
-    from tqdm import tqdm
+    from trainers.shards.inspection import inspect_shards
 
-    shards = _local_shards(command.shards)
-    with tqdm(total=len(shards), unit="shard", desc="Reading indexes", disable=None) as bar:
-        report = inspect_shards(shards, on_shard=lambda status: bar.update())
+    shards = _found_shards(command.shards)
+    with open_cache(shards, command.cache_dir, command.shard_cache_gb) as cache:
+        report = inspect_shards(shards, cache, progress=sys.stderr.isatty())
     if command.report is not None:
         write_report(command.report, report)
     _print_totals(report)
     for shard, problem in itertools.islice(report.problems(), command.num_names):
-        folder = Path(shard).parent
-        print(f"  {folder}/{_described(problem)}")
+        print(f"  {os.path.join(os.path.dirname(shard), _described(problem))}")
     hidden = sum(report.counts.values()) - command.num_names
     if hidden > 0:
         print(f"  and {hidden:,} more; --report FILE names all, --num-names N shows more")
+    if report.counts.keys() & {NO_INDEX, OUTDATED_INDEX, DAMAGED_INDEX}:
+        print("Make indexes that are missing, outdated or damaged with `captioner shards index`.")
     return 1 if report.counts else 0
 
 
@@ -199,7 +237,11 @@ def shards_missing(command: ShardsMissingCommand) -> int:
     """Runs the command; returns 0, or 1 if the download of a shard is not finished."""
     from trainers.shards.downloads import read_downloads, write_missing
 
-    shards = _local_shards(command.shards)
+    shards = _found_shards(command.shards)
+    if (remote := next(filter(is_remote, shards), None)) is not None:
+        raise UsageError(
+            f"what img2dataset writes beside its shards is read where it lies; download {shown(remote)!r} and that first."
+        )
     downloads = read_downloads(shards)
     num_missing = downloads.num_urls - downloads.num_succeeded
     share = f" ({num_missing / downloads.num_urls:.1%})" if downloads.num_urls else ""
@@ -228,17 +270,13 @@ def shards_missing(command: ShardsMissingCommand) -> int:
     return 1 if downloads.unfinished else 0
 
 
-def _local_shards(words: tuple[str, ...]) -> list[str]:
+def _found_shards(words: tuple[str, ...]) -> list[str]:
     if not words:
         raise UsageError("name at least one shard, folder, glob, or range such as 'cc3m/{00000..00331}.tar'.")
     try:
-        shards = find_shards(words)
+        return find_shards(words)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from error
-    remote = next(filter(is_remote, shards), None)
-    if remote is not None:
-        raise UsageError(f"shards are indexed where they lie; download {public_address(remote)!r} first.")
-    return shards
 
 
 def _print_totals(report: ShardsReport) -> None:

@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from trainers.settings import TrainSettings
+from trainers.shards.remote import DEFAULT_CACHE_GB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,7 @@ class WebdatasetTrainSettings(TrainSettings):
     shards: tuple[str, ...]
     """Shards to train on: tar files, folders of them, globs, or ranges such as 'cc3m/{00000..00331}.tar'; also addresses, as
     https:// and whatever fsspec opens."""
-    shard_cache_gb: float = 100.0
+    shard_cache_gb: float = DEFAULT_CACHE_GB
     """Disk space for shards that are fetched, in 10^9 bytes; they lie in the folder `shards` of --cache-dir."""
     shard_weights: tuple[float, ...] = ()
     """Makes each word of --shards a source of its own, mixed in these shares: an epoch is the first source once through, and

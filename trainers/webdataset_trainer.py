@@ -8,7 +8,6 @@ from captioner.model import ImageCaptioner
 from trainers.build import build_captioner
 from trainers.caption_sets import tokenize_captions
 from trainers.data_report import check_data, require_good_data, write_data_report
-from trainers.disk import default_cache_dir
 from trainers.loop import train
 from trainers.pipeline import ImageFiles, validation_dataset
 from trainers.process_reports import merge_process_reports, process_report
@@ -17,11 +16,10 @@ from trainers.run_folder import RunFolder
 from trainers.shards.batches import training_batches, validation_batches
 from trainers.shards.data import ShardData, ShardImage, find_data
 from trainers.shards.engines import find_engine
-from trainers.shards.paths import is_remote
 from trainers.shards.plan import ShardPlan
 from trainers.shards.read_problems import ReadProblems
 from trainers.shards.reader import CaptionTokens, ShardReader
-from trainers.shards.remote import ShardCache
+from trainers.shards.remote import open_cache
 from trainers.training_data import NO_VALIDATION, TrainingData
 from trainers.validation_tables import normalized_images, read_validation_table
 from trainers.webdataset_settings import WebdatasetTrainSettings
@@ -85,10 +83,8 @@ class _Inputs:
 def _read_inputs(
     settings: WebdatasetTrainSettings, run: RunFolder, workers: Workers, stack: contextlib.ExitStack
 ) -> _Inputs:
-    cache = None
-    if any(map(is_remote, (*settings.shards, *settings.validation_shards))):
-        folder = (settings.cache_dir or default_cache_dir()) / "shards"
-        cache = stack.enter_context(ShardCache(folder, int(settings.shard_cache_gb * 1e9)))
+    words = (*settings.shards, *settings.validation_shards)
+    cache = stack.enter_context(open_cache(words, settings.cache_dir, settings.shard_cache_gb))
     training = find_data(settings.shards, settings.shard_weights, cache=cache)
     reports = {"train": training.report()}
     inputs = {}

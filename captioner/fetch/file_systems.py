@@ -1,8 +1,9 @@
 """Fetches a file from any store that fsspec opens, as s3:// and gs://."""
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from captioner.fetch.partial import (
     CHUNK_BYTES,
@@ -11,6 +12,8 @@ from captioner.fetch.partial import (
     FetchedFile,
     Note,
     PartialFile,
+    RemoteFile,
+    attempted,
     fetch_whole,
     public_address,
     reason_of,
@@ -64,9 +67,25 @@ def fetch_through_fsspec(
     )
 
 
+def look_up_through_fsspec(
+    address: str, *, num_retries: int = 4, sleep: Callable[[float], None] = time.sleep
+) -> RemoteFile:
+    """Asks a store of a file, without its bytes; see `look_up_file`, which is for http and https.
+
+    Raises:
+        DownloadError: If there is no such file, a package is missing, or the attempts are used up.
+    """
+    return attempted(address, lambda: _look_up(address)[-1], num_retries=num_retries, sleep=sleep)
+
+
 def _transfer(part: PartialFile) -> None:
     """Brings a partial file to its whole length, or raises."""
-    remote, note = _remote(part)
+    file_system, name, told = _look_up(part.address)
+    if told.num_bytes is None:
+        raise DownloadError(
+            f"{public_address(part.address)}: the store does not say how long the file is, so a cut would pass unseen."
+        )
+    note = Note.about(part.address, validator=told.validator, total=told.num_bytes)
     start = part.size
     if note != part.note() or start > note.total:
         part.begin(note)
@@ -74,6 +93,8 @@ def _transfer(part: PartialFile) -> None:
     if start == note.total:
         part.on_progress(start, note.total)
         return
+    with _explained(part.address):
+        remote = file_system.open(name, "rb", block_size=_BLOCK_BYTES)
     try:
         remote.seek(start)
         part.append(lambda: remote.read(CHUNK_BYTES), note.total, broken=Exception)
@@ -81,25 +102,26 @@ def _transfer(part: PartialFile) -> None:
         remote.close()
 
 
-def _remote(part: PartialFile):
-    """The open file, and what the store tells of it."""
+def _look_up(address: str):
+    """The store, the name of the file there, and what the store tells of it."""
     import fsspec
 
-    try:
-        file_system, name = fsspec.core.url_to_fs(part.address)
+    with _explained(address):
+        file_system, name = fsspec.core.url_to_fs(address)
         file_system.invalidate_cache()
-        total, validator = file_system.info(name)["size"], file_system.ukey(name)
-        remote = file_system.open(name, "rb", block_size=_BLOCK_BYTES)
+        size, validator = file_system.info(name)["size"], str(file_system.ukey(name))
+    return file_system, name, RemoteFile(num_bytes=None if size is None else int(size), validator=validator)
+
+
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """Tells errors of which further attempts are of no use from others."""
+    try:
+        yield
     except _OF_NO_USE as error:
-        message = f"{public_address(part.address)} cannot be fetched: {reason_of(error, part.address)}"
+        message = f"{public_address(address)} cannot be fetched: {reason_of(error, address)}"
         raise DownloadError(
             message, missing=isinstance(error, FileNotFoundError | PermissionError)
         ) from error
     except Exception as error:  # each store raises errors of its own
-        raise BrokenTransferError(f"no connection ({reason_of(error, part.address)})") from error
-    if total is None:
-        raise DownloadError(
-            f"{public_address(part.address)}: the store does not say how long the file is, so a cut would pass unseen."
-        )
-    note = Note(address_sha256=part.note().address_sha256, validator=str(validator), total=int(total))
-    return remote, note
+        raise BrokenTransferError(f"no connection ({reason_of(error, address)})") from error

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import http.client
 import os
 import re
@@ -20,6 +21,8 @@ from captioner.fetch.partial import (
     FetchedFile,
     Note,
     PartialFile,
+    RemoteFile,
+    attempted,
     fetch_whole,
     public_address,
     reason_of,
@@ -75,6 +78,31 @@ def fetch_file(
     )
 
 
+def look_up_file(
+    url: str, *, timeout_s: float = 30.0, num_retries: int = 4, sleep: Callable[[float], None] = time.sleep
+) -> RemoteFile:
+    """Asks a server of a file, without its bytes: with HEAD, or with a GET that is broken off where HEAD is refused.
+
+    Args:
+        url: as for `fetch_file`.
+        timeout_s: as for `fetch_file`.
+        num_retries: int. Further attempts after one that failed.
+        sleep: as for `fetch_file`.
+
+    Raises:
+        DownloadError: If the server refuses or stays silent.
+    """
+    _require_http(url)
+    return attempted(url, lambda: _look_up(url, timeout_s), num_retries=num_retries, sleep=sleep)
+
+
+def _look_up(url: str, timeout_s: float) -> RemoteFile:
+    with contextlib.suppress(DownloadError), _open(_request(url, method="HEAD"), url, timeout_s) as response:
+        return _note_of(url, response).remote
+    with _open(_request(url), url, timeout_s) as response:
+        return _note_of(url, response).remote
+
+
 def _transfer(part: PartialFile, timeout_s: float) -> None:
     """Brings a partial file to its whole length, or raises."""
     note, start = part.note(), part.size
@@ -82,47 +110,57 @@ def _transfer(part: PartialFile, timeout_s: float) -> None:
         start = 0
     if start and start == note.total:
         return  # whole already: the last attempt ended before the file got its name
-    headers = {"User-Agent": "captioner", "Accept-Encoding": "identity"}
+    ranges = {}
     if start and note.validator:
-        headers |= {"Range": f"bytes={start}-", "If-Range": note.validator}
-    with _open(_request(part.address, headers), part, timeout_s) as response:
+        ranges = {"Range": f"bytes={start}-", "If-Range": note.validator}
+    try:
+        response = _open(_request(part.address, ranges), part.address, timeout_s)
+    except _RangeRefusedError:  # the partial file is longer than the server's
+        part.path.unlink(missing_ok=True)
+        raise
+    with response:
         if response.status == 206:
             _require_range(response, start, note, part)
         else:
-            note = _note_of(part, response)
+            note = _note_of(part.address, response)
             part.begin(note)
         part.append(
             lambda: response.read1(CHUNK_BYTES), note.total, broken=(OSError, http.client.HTTPException)
         )
 
 
-def _request(url: str, headers: dict[str, str]) -> urllib.request.Request:
+class _RangeRefusedError(BrokenTransferError):
+    """The server has no such part of the file."""
+
+
+def _request(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> urllib.request.Request:
+    headers = {"User-Agent": "captioner", "Accept-Encoding": "identity"} | (headers or {})
     parts = urllib.parse.urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(parts._replace(netloc=host).geturl(), headers=headers)
+    request = urllib.request.Request(parts._replace(netloc=host).geturl(), headers=headers, method=method)
     if at:
         token = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {token}")
     return request
 
 
-def _open(request, part: PartialFile, timeout_s: float):
-    address = public_address(part.address)
+def _open(request: urllib.request.Request, url: str, timeout_s: float):
+    address = public_address(url)
     try:
         return urllib.request.build_opener(_SafeRedirects).open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         with error:
             answer = f"the server answered {error.code} {error.reason}"
-        if error.code == 416:  # the partial file is longer than the server's
-            part.path.unlink(missing_ok=True)
-        elif error.code not in _WORTH_RETRYING:
+        if error.code == 416:
+            raise _RangeRefusedError(answer) from error
+        if error.code not in _WORTH_RETRYING:
             message = f"{address}: {answer}. Check the address, or give that of a mirror."
             raise DownloadError(message, missing=error.code in _MISSING) from error
         raise BrokenTransferError(answer) from error
     except DownloadError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        cause, reason = getattr(error, "reason", error), reason_of(error, part.address)
+        cause, reason = getattr(error, "reason", error), reason_of(error, url)
         unknown_host = isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME
         if unknown_host or isinstance(cause, ssl.SSLCertVerificationError):
             raise DownloadError(
@@ -141,6 +179,8 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
                 f"{public_address(req.full_url)} leads to {public_address(newurl)}, which is less safe; it is not followed."
             )
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None:
+            request.method = req.get_method()  # older Pythons make a GET of a HEAD
         if request is not None and (new.scheme, new.netloc) == (old.scheme, old.netloc):
             request.unredirected_hdrs.update(req.unredirected_hdrs)
         return request
@@ -154,9 +194,9 @@ def _require_range(response, start: int, note: Note, part: PartialFile) -> None:
         raise BrokenTransferError(f"the server answered with another part of the file ({answer!r})")
 
 
-def _note_of(part: PartialFile, response) -> Note:
+def _note_of(url: str, response) -> Note:
     """What the headers of a whole answer say of the file."""
-    headers, address = response.headers, public_address(part.address)
+    headers, address = response.headers, public_address(url)
     if headers.get("Content-Encoding", "identity") != "identity":
         raise DownloadError(
             f"{address}: the server sends the file compressed, so its length cannot be checked."
@@ -173,12 +213,7 @@ def _note_of(part: PartialFile, response) -> Note:
         md5 = base64.b64decode(md5, validate=True).hex() if md5 else None
     except binascii.Error:
         md5 = None
-    return Note(
-        address_sha256=part.note().address_sha256,
-        validator=validator,
-        total=None if length is None else int(length),
-        md5=md5,
-    )
+    return Note.about(url, validator=validator, total=None if length is None else int(length), md5=md5)
 
 
 def _require_http(url: str) -> None:

@@ -10,9 +10,11 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 CHUNK_BYTES = 256 * 1024
 _MAX_DELAY_S = 30
+T = TypeVar("T")
 
 
 class DownloadError(OSError):
@@ -37,6 +39,18 @@ class FetchedFile:
     """Hexadecimal SHA-256 of what lies on the disk."""
     server_md5: str | None
     """Hexadecimal MD5 that the server gave and the file has; None if the server gave none."""
+    remote: "RemoteFile"
+    """What the server told of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """What a server tells of a file without its bytes; another file under the same address has another length or validator."""
+
+    num_bytes: int | None
+    """Its length; None if the server does not tell it."""
+    validator: str | None
+    """Its ETag or date, or what else a store has; None if the server tells neither."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -47,6 +61,16 @@ class Note:
     validator: str | None = None
     total: int | None = None
     md5: str | None = None
+
+    @classmethod
+    def about(cls, address: str, **known) -> "Note":
+        """A note of the file at an address."""
+        return cls(address_sha256=hashlib.sha256(address.encode()).hexdigest(), **known)
+
+    @property
+    def remote(self) -> RemoteFile:
+        """What the server told of the file."""
+        return RemoteFile(num_bytes=self.total, validator=self.validator)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +91,12 @@ class PartialFile:
 
     def note(self) -> Note:
         """The note, or an empty one if the bytes are not of this address."""
-        here = hashlib.sha256(self.address.encode()).hexdigest()
+        empty = Note.about(self.address)
         with contextlib.suppress(OSError, ValueError, TypeError):
             note = Note(**json.loads(self._note_path.read_text(encoding="utf-8")))
-            if note.address_sha256 == here:
+            if note.address_sha256 == empty.address_sha256:
                 return note
-        return Note(address_sha256=here)
+        return empty
 
     def begin(self, note: Note) -> None:
         """Forgets the bytes, and notes what is about to come."""
@@ -106,14 +130,17 @@ class PartialFile:
 
     def checked(self) -> FetchedFile:
         """Compares the whole file with the server's MD5; a corrupt one is removed."""
-        md5 = self.note().md5
+        note = self.note()
+        md5 = note.md5
         if md5 is not None:
             with open(self.path, "rb") as file:
                 found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
             if found != md5:
                 self.path.unlink()
                 raise BrokenTransferError(f"the bytes are corrupt: their MD5 is {found}, the server's {md5}")
-        return FetchedFile(num_bytes=self.size, sha256=sha256_of(self.path), server_md5=md5)
+        return FetchedFile(
+            num_bytes=self.size, sha256=sha256_of(self.path), server_md5=md5, remote=note.remote
+        )
 
     def become(self, path: Path) -> None:
         """Gives the bytes the name of the file."""
@@ -146,16 +173,42 @@ def fetch_whole(
     part = PartialFile(
         address, path.with_name(f"{path.name}.part"), on_progress or (lambda done, total: None)
     )
+
+    def attempt() -> FetchedFile:
+        transfer(part)
+        return part.checked()
+
+    fetched = attempted(
+        address, attempt, num_retries=num_retries, on_retry=on_retry, sleep=sleep, num_bytes=lambda: part.size
+    )
+    part.become(path)
+    return fetched
+
+
+def attempted(
+    address: str,
+    attempt: Callable[[], T],
+    *,
+    num_retries: int,
+    sleep: Callable[[float], None],
+    on_retry: Callable[[str, float], None] | None = None,
+    num_bytes: Callable[[], int] = lambda: 0,
+) -> T:
+    """What `attempt` gives, called again while it raises `BrokenTransferError`; an attempt that brought bytes is not counted.
+
+    Raises:
+        DownloadError: If the attempts are used up.
+    """
     num_failures = 0
     while True:
-        size_before = part.size
+        size_before = num_bytes()
         try:
-            transfer(part)
-            fetched = part.checked()
+            return attempt()
         except BrokenTransferError as error:
-            num_failures = 1 if part.size > size_before else num_failures + 1
+            size = num_bytes()
+            num_failures = 1 if size > size_before else num_failures + 1
             if num_failures > num_retries:
-                kept = f" {part.size:,} bytes are kept: the same command goes on." if part.size else ""
+                kept = f" {size:,} bytes are kept: the same command goes on." if size else ""
                 raise DownloadError(
                     f"{public_address(address)} could not be fetched in {num_failures} attempts: {error}.{kept}"
                 ) from error
@@ -163,9 +216,6 @@ def fetch_whole(
             if on_retry:
                 on_retry(str(error), delay)
             sleep(delay)
-            continue
-        part.become(path)
-        return fetched
 
 
 def sha256_of(path: str | os.PathLike) -> str:

@@ -11,20 +11,26 @@ from collections.abc import Callable, Iterator
 class LoopbackServer:
     """Serves `files`, each request as the next entry of `script` says, and whole when the script is at its end.
 
-    `ways` tells how a path is answered at all times. `requests` lists what was asked: pairs of path and headers.
+    `ways` tells how a path is answered at all times, `head` how HEAD is where `ways` does not tell. `requests` lists what was
+    asked with GET: pairs of path and headers; `heads` lists the paths that were asked with HEAD, which take no entry of `script`.
     """
 
     def __init__(self, files: dict[str, bytes], md5: bool = True, etag: bool = True):
         self.files, self.md5, self.etag = files, md5, etag
         self.script: list[Callable] = []
         self.ways: dict[str, Callable] = {}
+        self.head: Callable = whole
         self.requests: list[tuple[str, dict]] = []
+        self.heads: list[str] = []
         self.released = threading.Event()
         self.address = ""
 
     def answer(self, handler) -> None:
-        self.requests.append((handler.path, dict(handler.headers)))
         way = self.ways.get(handler.path)
+        if handler.command == "HEAD":
+            self.heads.append(handler.path)
+            return (way or self.head)(handler, self)
+        self.requests.append((handler.path, dict(handler.headers)))
         (way or (self.script.pop(0) if self.script else whole))(handler, self)
 
 
@@ -40,6 +46,8 @@ def serving(files: dict[str, bytes], **kwargs) -> Iterator[LoopbackServer]:
             with contextlib.suppress(ConnectionError):  # the client may have seen enough
                 loopback.answer(self)
             self.close_connection = True
+
+        do_HEAD = do_GET
 
         def log_message(self, *args):
             pass
@@ -84,6 +92,8 @@ def whole(handler, server, *, limit=None, ranges=True, corrupt=False, headers=No
         if value is not None:
             handler.send_header(name, value)
     handler.end_headers()
+    if handler.command == "HEAD":
+        return
     if corrupt:
         sent = bytes([sent[0] ^ 1]) + sent[1:]
     handler.wfile.write(sent if limit is None else sent[:limit])

@@ -1,9 +1,12 @@
 """`captioner shards`: from a table to indexed shards, with the exit codes that scripts rely on."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
+import loopback
 import pytest
 from bad_shards import CAPTION, entries, good_sample, jpeg, tar
 
@@ -83,7 +86,8 @@ def test_filters_are_flags(folder, capsys):
         (["write", "--output", "x"], "--csv TABLE"),
         (["write", "--images", "photos", "--output", "x", "--samples-per-shard", "0"], "samples_per_shard"),
         (["index", "gone/{0..3}.tar"], "gone/0.tar"),
-        (["index", "http://host/{0..3}.tar"], "download 'http://host/0.tar' first"),
+        (["missing", "http://user:secret@host/{0..3}.tar"], "download 'http://host/0.tar' and that first"),
+        (["check", "http://host/{0..3}.tar", "--shard-cache-gb", "0"], "--shard-cache-gb must be above 0"),
         (["index", "old", "--num-processes", "0"], "--num-processes"),
         (["index", "old", "--min-similarity", "0.3"], "similarity_column"),
         (["index", "old", "--tags", "forget"], "forget"),
@@ -122,3 +126,75 @@ def test_the_report_lies_where_img2dataset_does_not_look(folder):
     assert main(["shards", "index", "old"]) == 0
     assert [path.name for path in (folder / "old").glob("*.json")] == []
     assert json.loads((folder / "old" / "reports" / "shards.json").read_text())["num_read"] == 2
+
+
+@pytest.fixture
+def server(folder):
+    """The bad shard, and one that is gone."""
+    with loopback.serving({"/a/00000.tar": (folder / "old" / "00000.tar").read_bytes()}) as running:
+        yield running
+
+
+def test_remote_shards_are_indexed_and_checked_as_local_ones(folder, server, capsys):
+    address, cache = f"{server.address}/a/00000.tar", ["--cache-dir", "cache"]
+    assert main(["shards", "check", address, *cache]) == 1
+    out = capsys.readouterr().out
+    assert "1  no index" in out and f"{server.address}/a/00000.tar: no index" in out
+    assert "`captioner shards index`" in out
+    assert server.requests == [("/a/00000.index.npz", server.requests[0][1])]  # the shard was not fetched
+    assert main(["shards", "index", address, *cache, "--min-side-px", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "1 shards: 1 of 2 samples are good" in out and "1  undecodable image" in out
+    report = json.loads(next((folder / "cache" / "shards").rglob("reports/shards.json")).read_text())
+    assert report["shards"][0]["shard"] == address and (folder / report["shards"][0]["index"]).exists()
+    assert main(["shards", "check", address, *cache]) == 1
+    assert f"  {address}/bad: undecodable image" in capsys.readouterr().out
+    server.files["/a/00000.tar"] = tar(good_sample("000000000"))
+    assert main(["shards", "check", address, *cache]) == 1
+    assert "outdated index: its" in capsys.readouterr().out
+    assert main(["shards", "index", address, *cache]) == 0
+    assert f"{address}: indexed anew: its" in capsys.readouterr().err
+    assert main(["shards", "check", address, *cache]) == 0
+
+
+def test_a_remote_shard_that_cannot_be_fetched_fails_the_command_and_no_password_is_shown(
+    folder, server, capsys
+):
+    shards = server.address.replace("://", "://user:secret@") + "/a/{00000..00001}.tar?key=secret"
+    server.files["/a/00000.tar?key=secret"] = server.files["/a/00000.tar"]
+    words = [shards, "--cache-dir", "cache", "--num-processes", "1", "--report", "report.json"]
+    assert main(["shards", "index", *words]) == 1
+    captured = capsys.readouterr()
+    assert "2 shards: 1 of 2 samples are good" in captured.out and "1  shard not fetched" in captured.out
+    assert f"{server.address}/a/00001.tar?...: shard not fetched: " in captured.err
+    assert "the server answered 404" in captured.err
+    assert main(["shards", "check", shards, "--cache-dir", "cache"]) == 1
+    shown = captured.out + captured.err + str(capsys.readouterr()) + (folder / "report.json").read_text()
+    assert "secret" not in shown and "shard not fetched" in (folder / "report.json").read_text()
+
+
+def test_ctrl_c_waits_for_no_server_and_the_next_command_goes_on(folder, server):
+    address = f"{server.address}/a/00000.tar"
+    server.ways["/a/00001.tar"] = loopback.stalled(after=0)
+    server.files["/a/00001.tar"] = server.files["/a/00000.tar"]
+    server.head = loopback.whole
+    words = [
+        sys.executable,
+        "-m",
+        "tools.main",
+        "shards",
+        "index",
+        f"{server.address}/a/{{00000..00001}}.tar",
+    ]
+    process = subprocess.Popen([*words, "--cache-dir", "cache"], stderr=subprocess.PIPE, text=True)
+    place = None
+    while place is None:  # until the first is indexed, and the second is waited for
+        assert process.poll() is None
+        time.sleep(0.01)
+        place = next((folder / "cache").rglob("00000.index.npz"), None)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "captioner: stopped by Ctrl-C; what was finished is kept.\n")
+    server.requests.clear()
+    assert main(["shards", "index", address, "--cache-dir", "cache"]) == 0
+    assert server.requests == []

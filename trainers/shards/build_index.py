@@ -1,30 +1,45 @@
-"""Indexes many shards in parallel processes, and goes on where an interrupted run stopped."""
+"""Indexes many shards, and goes on where an interrupted run stopped."""
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
 from captioner.cores import num_cores
-from trainers.shards.check import CheckedShard, check_shard
+from captioner.fetch import DownloadError
+from trainers.shards.cache_folder import CacheLimitError
+from trainers.shards.check import CheckedShard
+from trainers.shards.check_many import check_many
 from trainers.shards.duplicates import SeenImages, as_array
 from trainers.shards.filters import ShardFilters
-from trainers.shards.identity import changed_since
-from trainers.shards.index import ShardIndexError, index_path, read_image_sha256, read_summary, write_index
-from trainers.shards.report import ShardsReport, ShardStatus, status_of, unusable
+from trainers.shards.index import (
+    IndexSummary,
+    ShardIndexError,
+    index_path,
+    read_image_sha256,
+    read_summary,
+    write_index,
+)
+from trainers.shards.inspection import inspect_shards
+from trainers.shards.origins import write_origin
+from trainers.shards.paths import is_remote
+from trainers.shards.remote import ShardCache
+from trainers.shards.report import (
+    NO_INDEX,
+    NOT_FETCHED,
+    UNREADABLE,
+    ShardsReport,
+    ShardStatus,
+    status_of,
+    unusable,
+)
 
 SEEN_BEFORE = "seen_before"
 """Entry of the filters in an index: the images of the shards before it, when duplicates were dropped."""
-_POLL_S = 0.2
-_NEW = "indexed"
+INDEXED, UP_TO_DATE = "indexed", "up to date"
+"""What is noted of a shard that had no index, and of one that was not read again."""
 
 
 def build_indexes(
@@ -33,79 +48,93 @@ def build_indexes(
     filters: ShardFilters | None = None,
     num_processes: int | None = None,
     progress: bool = True,
+    cache: ShardCache | None = None,
 ) -> ShardsReport:
     """Indexes shards, each as soon as it and those before it are read.
 
-    A shard whose index is of its present content and of the same filters is not read again. With
+    A shard whose index is of its present content and of the same filters is neither read nor fetched again. With
     `drop_duplicates` this holds up to the first shard that must be read: what is a duplicate in a later one
     depends on it.
 
     Args:
-        shards: paths of uncompressed tars; the index is written beside each.
+        shards: paths of uncompressed tars, whose index is written beside each; and addresses, whose index is written beside
+            their place in the cache.
         filters: `ShardFilters`. What samples must have; nothing by default.
         num_processes: int. Shards read at the same time, by default one for each processor.
         progress: bool. Whether to show a progress bar.
+        cache: `ShardCache` for shards that lie elsewhere.
 
     Returns:
-        A `ShardsReport`. A shard that cannot be read is a problem there and keeps no one waiting.
+        A `ShardsReport`. A shard that cannot be fetched or read is a problem there and keeps no one waiting.
 
     Raises:
-        OSError: If an index cannot be written.
+        ValueError: If a shard is remote and there is no `cache`.
+        OSError: If an index, or the cache, cannot be written.
         ChildProcessError: If a process dies, as for lack of memory.
     """
     filters = filters or ShardFilters()
     num_processes = num_processes or num_cores()
     if num_processes < 1:
         raise ValueError(f"`num_processes` must be at least 1; received num_processes={num_processes}.")
+    inspected = inspect_shards(shards, cache, progress=progress and any(map(is_remote, shards)))
+    statuses = dict(zip(shards, inspected.statuses, strict=True))
     seen = SeenImages() if filters.drop_duplicates else None
-    reasons = _reasons_to_read(shards, filters, seen)
-    outdated = [shard for shard in shards if reasons[shard]]
-    statuses = {}
+    reasons = _reasons_to_read(statuses, filters, seen)
+    for shard in filter(is_remote, reasons):
+        if statuses[shard].problem is not None and statuses[shard].problem.reason != NOT_FETCHED:
+            index_path(cache.local_path(shard)).unlink(missing_ok=True)  # what is fetched is held against it
+    num_bytes = sum(statuses[shard].num_bytes for shard in reasons)
     with (
-        _progress_bar(outdated, progress) as bar,
-        contextlib.closing(_check_all(outdated, filters, num_processes, bar)) as checked_shards,
+        tqdm(total=num_bytes, unit="B", unit_scale=True, desc="Indexing", disable=not progress) as bar,
+        contextlib.closing(check_many(list(reasons), filters, num_processes, bar, cache)) as checked_shards,
     ):
-        for shard, checked in checked_shards:
+        for shard, checked, origin in checked_shards:
             if isinstance(checked, OSError):
-                statuses[shard] = unusable(shard, "unreadable shard", str(checked))
-            else:
-                statuses[shard] = _write(shard, checked, seen, reasons[shard])
-    for shard in shards:
-        if shard not in statuses:
-            statuses[shard] = status_of(shard, read_summary(index_path(shard)), "up to date")
+                is_here = not isinstance(checked, DownloadError | CacheLimitError)
+                statuses[shard] = unusable(shard, UNREADABLE if is_here else NOT_FETCHED, str(checked))
+                continue
+            place = shard if cache is None else cache.local_path(shard)
+            if origin is not None:
+                write_origin(index_path(place), origin)
+            summary = _write(place, checked, seen)
+            statuses[shard] = status_of(shard, index_path(place), summary, reasons[shard])
     return ShardsReport(statuses=tuple(statuses[shard] for shard in shards))
 
 
-def _reasons_to_read(shards: Sequence[str], filters: ShardFilters, seen: SeenImages | None) -> dict[str, str]:
-    """Why each shard must be read; empty if its index is good. Images of the good ones are added to `seen`."""
+def _reasons_to_read(
+    statuses: dict[str, ShardStatus], filters: ShardFilters, seen: SeenImages | None
+) -> dict[str, str]:
+    """The shards that must be read, each with its reason.
+
+    The others are noted to be up to date, but for those that cannot be fetched or read. Their images are added to `seen`.
+    """
     reasons: dict[str, str] = {}
-    for shard in shards:
-        reasons[shard] = _reason_to_read(shard, filters, seen)
-        if seen is None:
-            continue
-        if reasons[shard]:
-            rest = [shard for shard in shards if shard not in reasons]
-            return reasons | dict.fromkeys(rest, "indexed anew: a shard before it was")
-        seen.add(read_image_sha256(index_path(shard)))
+    for shard, status in statuses.items():
+        if seen is not None and reasons:
+            reasons[shard] = "indexed anew: a shard before it was"
+        elif status.problem is not None and status.problem.reason in (NOT_FETCHED, UNREADABLE):
+            if seen is not None and status.index:  # the shards behind it were indexed with it
+                with contextlib.suppress(ShardIndexError):
+                    seen.add(read_image_sha256(status.index))
+        elif reason := _reason_to_read(status, filters, seen):
+            reasons[shard] = reason
+        else:
+            statuses[shard] = dataclasses.replace(status, note=UP_TO_DATE)
+            if seen is not None:
+                seen.add(read_image_sha256(status.index))
     return reasons
 
 
-def _reason_to_read(shard: str, filters: ShardFilters, seen: SeenImages | None) -> str:
-    path = index_path(shard)
-    if not path.exists():
-        return _NEW
+def _reason_to_read(status: ShardStatus, filters: ShardFilters, seen: SeenImages | None) -> str:
+    if status.problem is not None:
+        return INDEXED if status.problem.reason == NO_INDEX else f"indexed anew: {status.problem.detail}"
     try:
-        summary = read_summary(path)
-        if change := changed_since(shard, summary):
-            return f"indexed anew: {change}"
-        if summary.filters != _filters_entry(filters, seen):
+        if read_summary(status.index).filters != _filters_entry(filters, seen):
             return "indexed anew: other filters, or other shards before it"
         if seen is not None:
-            read_image_sha256(path)
+            read_image_sha256(status.index)
     except ShardIndexError as error:
         return f"indexed anew: {error}"
-    except OSError:
-        return _NEW  # reading the shard will say why
     return ""
 
 
@@ -114,113 +143,14 @@ def _filters_entry(filters: ShardFilters, seen: SeenImages | None) -> dict:
     return entry if seen is None else entry | {SEEN_BEFORE: seen.history}
 
 
-def _write(shard: str, checked: CheckedShard, seen: SeenImages | None, note: str) -> ShardStatus:
+def _write(place: str, checked: CheckedShard, seen: SeenImages | None) -> IndexSummary:
+    """Writes the index beside a shard, without images that were seen before it; returns what it says of the shard."""
     if seen is None:
-        write_index(index_path(shard), checked.samples, checked.summary)
-        return status_of(shard, checked.summary, note)
-    checked = seen.without_seen(checked, os.path.basename(shard))
+        write_index(index_path(place), checked.samples, checked.summary)
+        return checked.summary
+    checked = seen.without_seen(checked, os.path.basename(place))
     filters = checked.summary.filters | {SEEN_BEFORE: seen.history}
     summary = dataclasses.replace(checked.summary, filters=filters)
-    write_index(index_path(shard), checked.samples, summary, checked.image_sha256)
+    write_index(index_path(place), checked.samples, summary, checked.image_sha256)
     seen.add(as_array(checked.image_sha256))
-    return status_of(shard, summary, note)
-
-
-def _progress_bar(shards: Sequence[str], progress: bool) -> tqdm:
-    sizes = [os.path.getsize(shard) for shard in shards if os.path.isfile(shard)]
-    return tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="Indexing", disable=not progress)
-
-
-def _check_all(
-    shards: Sequence[str], filters: ShardFilters, num_processes: int, bar: tqdm
-) -> Iterator[tuple[str, CheckedShard | OSError]]:
-    """Checks shards and gives them in their order; the bar shows the bytes that were read."""
-    num_processes = min(num_processes, len(shards))
-    if num_processes < 2:
-        for shard in shards:
-            yield shard, _check(shard, filters, _reporter(bar.update))
-        return
-    # Not forked: a process of TensorFlow that forks may hang.
-    context = multiprocessing.get_context("spawn")
-    num_bytes, stop = context.Value("q", 0), context.Event()
-    rest = iter(shards)
-    running: collections.deque[tuple[str, Future]] = collections.deque()
-    pool = ProcessPoolExecutor(
-        num_processes, mp_context=context, initializer=_start_worker, initargs=(num_bytes, stop)
-    )
-    try:
-        while True:
-            for shard in rest:
-                with _interrupts_blocked():
-                    running.append((shard, pool.submit(_check_in_worker, shard, filters)))
-                if len(running) > 2 * num_processes:  # as many results as may wait in memory
-                    break
-            if not running:
-                break
-            shard, future = running.popleft()
-            while not concurrent.futures.wait([future], _POLL_S).done:
-                bar.update(num_bytes.value - bar.n)
-            bar.update(num_bytes.value - bar.n)
-            yield shard, future.result()
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            f"a process that read a shard died, perhaps for lack of memory; it was {shard} or one of the "
-            f"{2 * num_processes} after it. Indexes written so far are kept: run the command again with fewer processes."
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes that start meanwhile are deaf to Ctrl-C, which reaches them all: the main one says stop."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Stopped(Exception):
-    """The main process wants no more results."""
-
-
-_worker: dict[str, object] = {}
-
-
-def _start_worker(num_bytes, stop) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker.update(num_bytes=num_bytes, stop=stop)
-
-
-def _check_in_worker(shard: str, filters: ShardFilters) -> CheckedShard | OSError:
-    def add(num_bytes: int) -> None:
-        if _worker["stop"].is_set():
-            raise _Stopped
-        with _worker["num_bytes"].get_lock():
-            _worker["num_bytes"].value += num_bytes
-
-    return _check(shard, filters, _reporter(add))
-
-
-def _check(shard: str, filters: ShardFilters, on_sample: Callable[[int], None]) -> CheckedShard | OSError:
-    try:
-        return check_shard(shard, filters, on_sample)
-    except OSError as error:
-        return error
-
-
-def _reporter(add: Callable[[int], None]) -> Callable[[int], None]:
-    """Turns positions in a shard into steps forward."""
-    position = 0
-
-    def report(behind: int) -> None:
-        nonlocal position
-        add(max(behind - position, 0))
-        position = max(position, behind)
-
-    return report
+    return summary

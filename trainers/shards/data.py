@@ -15,19 +15,21 @@ from itertools import repeat
 
 import numpy as np
 
-from captioner.fetch import public_address
+from captioner.fetch import DownloadError
 from captioner.images import decode_image
 from trainers.caption_sets import normalized_captions
 from trainers.data_report import DataReport
 from trainers.records import Problem
-from trainers.shards.build_index import build_indexes
+from trainers.shards.build_index import INDEXED, build_indexes
+from trainers.shards.filters import NO_FILTERS
 from trainers.shards.identity import changed_since
 from trainers.shards.index import IndexSummary, ShardIndexError, index_path, read_index, read_summary
+from trainers.shards.inspection import inspect_shards
 from trainers.shards.open_shards import OpenShards
 from trainers.shards.paths import find_shards, is_remote
 from trainers.shards.plan import PlannedSamples, Source
 from trainers.shards.remote import ShardCache
-from trainers.shards.remote_indexes import bring_indexes
+from trainers.shards.report import NOT_FETCHED, OUTDATED_INDEX, ShardStatus
 
 log = logging.getLogger("captioner")
 
@@ -150,21 +152,15 @@ def find_data(
 
     Raises:
         FileNotFoundError: If a word means no shard.
-        ValueError: If an index is damaged or of another content than its shard, a shard is in two sources, or a
-            source has no good sample.
+        DownloadError: If a remote shard that has no index here cannot be fetched.
+        ValueError: If an index is damaged or of another content than its shard, a shard is in two sources, a
+            source has no good sample, or a shard is remote and there is no `cache`.
     """
     sources = [find_shards([word]) for word in words] if weights else [find_shards(words)]
     shards = [shard for source in sources for shard in source]
-    unreadable = {}
-    if remote := [shard for shard in shards if is_remote(shard)]:
-        if cache is None:
-            raise ValueError(
-                f"`shards` must be files without a `cache`; received {public_address(remote[0])!r}."
-            )
-        unreadable = bring_indexes(cache, remote, progress=progress)
     if len(set(map(os.path.abspath, shards))) < len(shards):
         raise ValueError("`shards` of several sources must differ; a shard is in two of them.")
-    unreadable |= _index_missing([shard for shard in shards if not is_remote(shard)], progress)
+    unreadable = _index_missing(shards, cache, progress)
     sources = [tuple(shard for shard in source if shard not in unreadable) for source in sources]
     with ThreadPoolExecutor(8) as threads:
         summaries = tuple(
@@ -186,16 +182,56 @@ def find_data(
     return data
 
 
-def _index_missing(shards: Sequence[str], progress: bool) -> dict[str, Problem]:
+def _index_missing(shards: Sequence[str], cache: ShardCache | None, progress: bool) -> dict[str, Problem]:
     """Indexes what has no index; gives the shards that cannot be read."""
-    missing = [shard for shard in shards if not index_path(shard).exists()]
+    missing = [shard for shard in shards if not is_remote(shard) and not index_path(shard).exists()]
+    missing += _remote_without_index(list(filter(is_remote, shards)), cache, progress)
     if not missing:
         return {}
     log.info(
         "Indexing %s of %s shards, once; each sample is checked.", f"{len(missing):,}", f"{len(shards):,}"
     )
-    report = build_indexes(missing, progress=progress)
-    return {status.shard: status.problem for status in report.statuses if status.problem is not None}
+    report = build_indexes(missing, cache=cache, progress=progress)
+    unreadable = {}
+    for shard, status in zip(missing, report.statuses, strict=True):
+        if status.problem is None:
+            if status.note != INDEXED:
+                log.warning("%s: %s", status.shard, status.note)
+        elif status.problem.reason == NOT_FETCHED:
+            raise DownloadError(status.problem.detail)
+        else:
+            unreadable[shard] = status.problem
+    return unreadable
+
+
+def _remote_without_index(shards: Sequence[str], cache: ShardCache | None, progress: bool) -> Iterator[str]:
+    """Remote shards that are indexed here without filters: none were used before, and the server has no index."""
+    unasked = []
+    for shard, status in zip(shards, inspect_shards(shards, cache, progress=progress).statuses, strict=True):
+        if status.problem is None:
+            continue
+        if status.problem.reason == NOT_FETCHED:
+            if not status.index:
+                raise DownloadError(status.problem.detail)
+            unasked.append(status)
+        elif status.problem.reason == OUTDATED_INDEX and not _is_unfiltered(status):
+            raise ShardIndexError(
+                f"the index of {status.shard} is not of its present content: {status.problem.detail}. Make it anew with "
+                "`captioner shards index`, and the filters that you want."
+            )
+        else:
+            yield shard
+    if unasked:
+        log.warning(
+            "Whether %s of %s remote shards have changed is not known, and their indexes in the cache are used as they are: %s",
+            f"{len(unasked):,}",
+            f"{len(shards):,}",
+            unasked[0].problem.detail,
+        )
+
+
+def _is_unfiltered(status: ShardStatus) -> bool:
+    return bool(status.index) and read_summary(status.index).filters == NO_FILTERS
 
 
 def _current_summary(shard: str, cache: ShardCache | None) -> IndexSummary:

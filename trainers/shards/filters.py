@@ -27,7 +27,7 @@ class ShardFilters:
     drop_duplicates: bool = False
     """Of images that are equal byte by byte only the first is used, over all shards together."""
     similarity_column: str | None = None
-    """Column of the samples' .json, or of the .parquet beside the shard, that --min-similarity is about."""
+    """Column of the samples' .json, or of the .parquet beside a shard on the disk, that --min-similarity is about."""
     min_similarity: float | None = None
     """Smallest value in that column; samples without a value are not used."""
 
@@ -89,3 +89,7 @@ class ShardFilters:
         if value < self.min_similarity:
             return Problem("similarity too low", item, f"{value:g}")
         return None
+
+
+NO_FILTERS = dataclasses.asdict(ShardFilters())
+"""What an index says of its filters that was made without any."""

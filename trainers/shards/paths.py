@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import braceexpand
 
+from captioner.fetch import public_address
+
 SUFFIX = ".tar"
 MAX_SHARDS = 1_000_000
 """No word may mean more shards; a range with a digit too many would fill the memory."""
@@ -44,6 +46,11 @@ def find_shards(patterns: Sequence[str | os.PathLike]) -> list[str]:
 def is_remote(shard: str) -> bool:
     """Whether a shard is an address, as `http://host/00000.tar`, and not a path."""
     return _REMOTE in shard
+
+
+def shown(shard: str) -> str:
+    """A shard for people: an address without what is secret in it."""
+    return public_address(shard) if is_remote(shard) else shard
 
 
 def _expand(pattern: str) -> Iterator[str]:

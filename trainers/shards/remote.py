@@ -1,5 +1,6 @@
 """Shards that lie elsewhere: fetched ahead into a cache on the disk, checked, and open while they are read."""
 
+import contextlib
 import io
 import os
 import threading
@@ -8,12 +9,14 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from captioner.fetch import DownloadError, public_address
-from trainers.disk import explained_disk_errors
+from captioner.fetch import DownloadError, RemoteFile, public_address
+from trainers.disk import default_cache_dir, explained_disk_errors
 from trainers.shards.cache_folder import CacheFolder, CacheLimitError, fetched_path
+from trainers.shards.origins import Origin, write_origin
 from trainers.shards.paths import is_remote
-from trainers.shards.remote_files import fetch_reserving, known_summary, require_indexed_shard
+from trainers.shards.remote_files import RemoteFiles, StoppedError, known_summary, require_indexed_shard
 
+DEFAULT_CACHE_GB = 100.0
 _POLL_S = 0.1
 
 
@@ -57,10 +60,9 @@ class ShardCache:
             )
         self.files = CacheFolder(folder, limit_bytes)
         self.num_ahead, self.num_threads = num_ahead, num_threads
-        self.timeout_s, self.num_retries, self.first_delay_s = timeout_s, num_retries, first_delay_s
+        self.remote = RemoteFiles(timeout_s=timeout_s, num_retries=num_retries, first_delay_s=first_delay_s)
         self.retry_after_s, self.room_timeout_s = retry_after_s, room_timeout_s
         self._changed = threading.Condition()
-        self._stopped = threading.Event()
         self._wanted: tuple[str, ...] = ()
         self._running: set[str] = set()
         self._ahead: dict[str, io.FileIO] = {}  # fetched or found ahead, and kept open
@@ -129,7 +131,7 @@ class ShardCache:
 
     def close(self) -> None:
         """Ends fetching; bytes that are there are kept. Files that were given stay open."""
-        self._stopped.set()
+        self.remote.stopped.set()
         with self._changed:
             self._wanted = ()
             for file in self._ahead.values():
@@ -143,27 +145,24 @@ class ShardCache:
     def __exit__(self, *error) -> None:
         self.close()
 
-    def fetch(self, address: str, place: Path, num_bytes: int | None = None, urgent: bool = True) -> Path:
+    def fetch(
+        self, address: str, place: Path, num_bytes: int | None = None, urgent: bool = True
+    ) -> RemoteFile:
         """Fetches a file for a place, within the limit; the caller holds `files.fetching(place)`.
 
         Returns:
-            Where it lies, whole; it has not its place yet.
+            What the server told of it. It lies at `fetched_path(place)`, whole, and has not its place yet.
         """
-        fetched = fetched_path(place)
-        fetch_reserving(
+        return self.remote.fetch(
             address,
-            fetched,
+            fetched_path(place),
             lambda size: self._reserve(address, place, size, urgent),
             num_bytes=num_bytes,
-            timeout_s=self.timeout_s,
-            num_retries=self.num_retries,
-            sleep=lambda seconds: self._sleep(seconds * self.first_delay_s),
         )
-        return fetched
 
     def _found(self, address: str) -> io.FileIO | None:
         """A shard that is there; if it is not, it is being fetched from now on. Needs the lock."""
-        if self._stopped.is_set():
+        if self.remote.stopped.is_set():
             raise OSError(f"the cache was closed before {public_address(address)} was there")
         file = self._ahead.pop(address, None)
         if file is not None or address in self._running:
@@ -199,13 +198,13 @@ class ShardCache:
         try:
             with explained_disk_errors(self.files.folder, "folder"):
                 file = self._fetched(address, urgent)
-        except (_Stopped, _NoRoomAhead):
+        except (StoppedError, _NoRoomAhead):
             pass
         except Exception as error:  # raised where the shard is asked for
             failure = error
         with self._changed:
             self._running.discard(address)
-            if file is not None and self._stopped.is_set():
+            if file is not None and self.remote.stopped.is_set():
                 file.close()
             elif file is not None:
                 self._ahead[address] = file
@@ -222,8 +221,10 @@ class ShardCache:
             if (file := self.files.open(place)) is not None:  # another process has fetched it meanwhile
                 return file
             summary = known_summary(place)
-            fetched = self.fetch(address, place, summary and summary.shard_bytes, urgent)
+            told = self.fetch(address, place, summary and summary.shard_bytes, urgent)
+            fetched = fetched_path(place)
             require_indexed_shard(address, fetched, place, summary)
+            write_origin(place, Origin(shard=told))  # before the shard has its place: none is there without
             return self.files.publish(fetched, place)
 
     def _reserve(self, address: str, place: Path, num_bytes: int, urgent: bool) -> None:
@@ -244,11 +245,11 @@ class ShardCache:
                     f"here and those that others read: the limit of the cache {self.files.folder} is "
                     f"{self.files.limit_bytes:,} bytes. Give it a higher limit, or read fewer shards at a time."
                 )
-            self._sleep(_POLL_S)
+            self.remote.sleep(_POLL_S)
 
     def _wait_for_other_process(self, address: str) -> None:
         """Called while another process fetches a shard. It may lack the room that is held here."""
-        self.check_stopped()
+        self.remote.check_stopped()
         with self._changed:
             if address in self._awaited:
                 self._let_one_go(address)
@@ -273,18 +274,20 @@ class ShardCache:
                 str(failure)
             ) from failure
 
-    def _sleep(self, seconds: float) -> None:
-        self._stopped.wait(seconds)
-        self.check_stopped()
 
-    def check_stopped(self) -> None:
-        """Raises if the cache was closed."""
-        if self._stopped.is_set():
-            raise _Stopped
+def open_cache(
+    shards: Sequence[str], cache_dir: Path | None, limit_gb: float
+) -> contextlib.AbstractContextManager[ShardCache | None]:
+    """The cache that commands and trainings share; none if no shard, or word that means some, is remote.
 
-
-class _Stopped(Exception):
-    """The cache was closed."""
+    Args:
+        shards: words as for `find_shards`, or shards.
+        cache_dir: path. The cache is its folder `shards`. None is the default folder of caches.
+        limit_gb: float. What the cache takes at most, in 10^9 bytes.
+    """
+    if not any(map(is_remote, shards)):
+        return contextlib.nullcontext()
+    return ShardCache((cache_dir or default_cache_dir()) / "shards", int(limit_gb * 1e9))
 
 
 class _NoRoomAhead(Exception):

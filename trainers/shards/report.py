@@ -4,19 +4,15 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 from captioner.files import atomic_path
 from trainers.records import Problem
-from trainers.shards.identity import changed_since
-from trainers.shards.index import (
-    IndexSummary,
-    ShardIndexError,
-    index_path,
-    read_index,
-    read_summary,
-)
+from trainers.shards.index import IndexSummary, read_summary
+from trainers.shards.paths import shown
+
+NO_INDEX, OUTDATED_INDEX, DAMAGED_INDEX = "no index", "outdated index", "damaged index"
+UNREADABLE, NOT_FETCHED = "unreadable shard", "shard not fetched"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +20,11 @@ class ShardStatus:
     """What a shard holds, by its index; the names of rejected samples stay in the index."""
 
     shard: str
-    """Path of the tar."""
+    """Path of the tar, or its address without what is secret in it."""
+    index: str = ""
+    """Path of its index; empty if there is none."""
+    num_bytes: int = 0
+    """Length of the tar; 0 if it is not known."""
     note: str = ""
     """What was done with it, in words."""
     num_read: int = 0
@@ -39,10 +39,12 @@ class ShardStatus:
     """Why there is no index to go by."""
 
 
-def status_of(shard: str, summary: IndexSummary, note: str = "") -> ShardStatus:
+def status_of(shard: str, index: str | os.PathLike, summary: IndexSummary, note: str = "") -> ShardStatus:
     """The status of a shard that has an index."""
     return ShardStatus(
-        shard=shard,
+        shard=shown(shard),
+        index=os.fspath(index),
+        num_bytes=summary.shard_bytes,
         note=note,
         num_read=summary.num_read,
         num_samples=summary.num_samples,
@@ -51,10 +53,19 @@ def status_of(shard: str, summary: IndexSummary, note: str = "") -> ShardStatus:
     )
 
 
-def unusable(shard: str, reason: str, detail: str) -> ShardStatus:
+def unusable(
+    shard: str, reason: str, detail: str, index: str | os.PathLike = "", num_bytes: int = 0
+) -> ShardStatus:
     """The status of a shard that has no index to go by."""
-    problem = Problem(reason, os.path.basename(shard), detail)
-    return ShardStatus(shard=shard, note=f"{reason}: {detail}", counts={reason: 1}, problem=problem)
+    problem = Problem(reason, os.path.basename(shown(shard)), detail)
+    return ShardStatus(
+        shard=shown(shard),
+        index=os.fspath(index),
+        num_bytes=num_bytes,
+        note=": ".join(filter(None, (reason, detail))),
+        counts={reason: 1},
+        problem=problem,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,26 +105,6 @@ class ShardsReport:
                 yield status.shard, problem
 
 
-def inspect_shards(
-    shards: Sequence[str], on_shard: Callable[[ShardStatus], None] | None = None
-) -> ShardsReport:
-    """Tells what a training run would see, by the indexes alone.
-
-    Args:
-        shards: paths of tars.
-        on_shard: function. Called after each of them.
-
-    Returns:
-        A `ShardsReport`. A shard without a whole index of its present content is a problem there.
-    """
-    statuses = []
-    for shard in shards:
-        statuses.append(_inspect(shard))
-        if on_shard is not None:
-            on_shard(statuses[-1])
-    return ShardsReport(statuses=tuple(statuses))
-
-
 def write_report(path: str | os.PathLike, report: ShardsReport) -> None:
     """Writes a report as JSON, shard by shard: cc12m's would not fit in memory.
 
@@ -137,23 +128,7 @@ def write_report(path: str | os.PathLike, report: ShardsReport) -> None:
         file.write("\n ]\n}\n")
 
 
-def _inspect(shard: str) -> ShardStatus:
-    path = index_path(shard)
-    if not Path(path).exists():
-        return unusable(shard, "no index", "make it with `captioner shards index`")
-    try:
-        summary = read_summary(path)
-        read_index(path)
-        if change := changed_since(shard, summary):
-            return unusable(shard, "outdated index", f"{change}; index the shard again")
-    except ShardIndexError as error:
-        return unusable(shard, "damaged index", str(error))
-    except OSError as error:
-        return unusable(shard, "unreadable shard", str(error))
-    return status_of(shard, summary)
-
-
 def _problems(status: ShardStatus) -> tuple[Problem, ...]:
     if status.problem is not None:
         return (status.problem,)
-    return read_summary(index_path(status.shard)).problems if status.counts else ()
+    return read_summary(status.index).problems if status.counts else ()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-from captioner.fetch import DownloadError, fetch_through_fsspec
+from captioner.fetch import DownloadError, fetch_through_fsspec, look_up_through_fsspec
 
 DATA = np.random.default_rng(0).integers(0, 256, 700_001).astype("uint8").tobytes()
 ADDRESS = "memory://bucket/file"
@@ -100,3 +100,25 @@ def test_what_cannot_be_fetched_is_refused_at_once_without_its_password(
     with pytest.raises(DownloadError, match=says) as error:
         fetch_through_fsspec(address, tmp_path / "file", sleep=None)
     assert error.value.missing is missing and "secret" not in str(error.value)
+
+
+def test_a_store_is_asked_of_a_file_and_tells_what_it_tells_with_its_bytes(store, tmp_path):
+    known = look_up_through_fsspec(ADDRESS)
+    assert fetch_through_fsspec(ADDRESS, tmp_path / "file").remote == known and known.num_bytes == len(DATA)
+    store.pipe("/bucket/file", DATA[::-1])
+    assert look_up_through_fsspec(ADDRESS) != known
+
+
+def test_a_store_that_breaks_is_asked_again_and_one_without_the_file_is_not(store, monkeypatch):
+    delays = []
+    with pytest.raises(DownloadError) as error:
+        look_up_through_fsspec("memory://bucket/none", sleep=None)
+    assert error.value.missing
+
+    def broken(self, path, **kwargs):
+        raise RuntimeError("the store hung up")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", broken)
+    with pytest.raises(DownloadError, match=r"in 2 attempts: no connection \(the store hung up\)"):
+        look_up_through_fsspec(ADDRESS, num_retries=1, sleep=delays.append)
+    assert delays == [1.0]

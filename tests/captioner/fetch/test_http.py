@@ -8,7 +8,7 @@ import loopback
 import numpy as np
 import pytest
 
-from captioner.fetch import DownloadError, fetch_file
+from captioner.fetch import DownloadError, fetch_file, look_up_file
 
 DATA = np.random.default_rng(0).integers(0, 256, 1_000_003).astype("uint8").tobytes()
 
@@ -241,3 +241,50 @@ def test_no_message_and_no_note_shows_a_password_or_a_signature(server, tmp_path
 def test_an_address_of_another_kind_is_refused(url, tmp_path):
     with pytest.raises(DownloadError, match="`url` must begin with https"):
         fetch_file(url, tmp_path / "file")
+
+
+@pytest.mark.parametrize("etag", [True, False])
+def test_a_server_is_asked_of_a_file_without_its_bytes_and_tells_what_it_tells_with_them(fetch, server, etag):
+    server.etag = etag
+    known = look_up_file(f"{server.address}/file")
+    assert (server.heads, server.requests, known.num_bytes) == (["/file"], [], len(DATA))
+    assert fetch().remote == known and bool(known.validator) is etag
+
+
+def test_what_was_gone_on_with_is_known_by_what_the_server_told_first(fetch, server):
+    server.script = [loopback.answering(limit=300_000)]
+    assert fetch().remote == look_up_file(f"{server.address}/file")
+
+
+def test_another_file_under_the_same_address_is_told_from_the_first(server):
+    first = look_up_file(f"{server.address}/file")
+    server.files["/file"] = DATA[::-1]
+    assert look_up_file(f"{server.address}/file") != first
+
+
+@pytest.mark.parametrize(
+    "head", [loopback.status(405), loopback.status(403), loopback.answering(headers={"Content-Length": None})]
+)
+def test_where_head_is_refused_a_get_is_broken_off(server, head):
+    known = look_up_file(f"{server.address}/file")
+    server.head = head
+    assert look_up_file(f"{server.address}/file") == known
+    assert len(server.heads) == 2 and [path for path, _ in server.requests] == ["/file"]
+
+
+def test_head_stays_head_behind_a_redirect_and_its_password_with_its_host(server):
+    with loopback.serving({"/file": DATA}) as other:
+        server.head = loopback.redirect(f"{other.address}/file")
+        assert look_up_file(with_password(server)).num_bytes == len(DATA)
+        assert (other.heads, other.requests, server.requests) == (["/file"], [], [])
+
+
+def test_a_server_that_is_busy_is_asked_again_and_one_without_the_file_is_not(server):
+    delays = []
+    server.ways["/file"] = loopback.status(503)
+    with pytest.raises(DownloadError, match=r"/file could not be fetched in 3 attempts: .* 503"):
+        look_up_file(f"{server.address}/file", num_retries=2, sleep=delays.append)
+    assert delays == [1.0, 2.0]
+    with pytest.raises(DownloadError, match=r"/none: the server answered 404") as error:
+        look_up_file(f"{server.address}/none", sleep=None)
+    assert error.value.missing

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from bad_shards import CAPTION, encoded, entries, good_sample, jpeg, picture, tar
 
-from trainers.shards import build_index
+from trainers.shards import build_index, check_many
 from trainers.shards.build_index import build_indexes
 from trainers.shards.filters import ShardFilters
 from trainers.shards.index import index_path, read_index, read_summary
-from trainers.shards.report import inspect_shards, write_report
+from trainers.shards.inspection import inspect_shards
+from trainers.shards.report import write_report
 
 BAD = entries(("bad.jpg", b"no image"), ("bad.txt", CAPTION))
 
@@ -36,13 +38,13 @@ def shards(tmp_path):
 def read(monkeypatch):
     """The names of the shards that were read."""
     names = []
-    check = build_index.check_shard
+    check = check_many.check_shard
 
     def counting(shard, *args):
         names.append(os.path.basename(shard)[4])
         return check(shard, *args)
 
-    monkeypatch.setattr(build_index, "check_shard", counting)
+    monkeypatch.setattr(check_many, "check_shard", counting)
     return names
 
 
@@ -96,6 +98,17 @@ def test_a_changed_shard_is_indexed_anew_and_told_of(shards, read, change, says)
     assert read == ["1"]
     assert says in report.statuses[1].note and "indexed anew" in report.statuses[1].note
     assert inspect_shards(shards).statuses[1].problem is None
+
+
+def test_an_index_whose_entries_are_damaged_is_made_anew(shards, read):
+    build(shards)
+    with np.load(index_path(shards[1])) as file:
+        arrays = dict(file)
+    np.savez(index_path(shards[1]), **arrays | {"height": arrays["height"][:1]})
+    assert inspect_shards(shards).counts["damaged index"] == 1
+    read.clear()
+    assert "its columns differ in length" in build(shards).statuses[1].note and read == ["1"]
+    assert read_index(index_path(shards[1])).num_samples == 2
 
 
 def replace_byte(path, position):
@@ -182,14 +195,14 @@ def test_the_report_names_every_rejected_sample(shards, tmp_path):
 
 
 def test_ctrl_c_keeps_what_was_finished(shards, monkeypatch):
-    check = build_index.check_shard
+    check = check_many.check_shard
 
     def interrupted(shard, *args):
         if shard == shards[1]:
             raise KeyboardInterrupt
         return check(shard, *args)
 
-    monkeypatch.setattr(build_index, "check_shard", interrupted)
+    monkeypatch.setattr(check_many, "check_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(shards)
     assert [index_path(shard).exists() for shard in shards] == [True, False, False]
@@ -222,7 +235,7 @@ def test_ctrl_c_stops_all_processes_without_a_word_from_them(tmp_path):
 
 def test_a_process_that_starts_is_deaf_to_ctrl_c_from_the_first_moment():
     blocked = "import signal, sys; sys.exit(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-    with build_index._interrupts_blocked():
+    with check_many._interrupts_blocked():
         assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 1
     assert subprocess.run([sys.executable, "-c", blocked], check=False).returncode == 0
 
