@@ -281,9 +281,9 @@ def test_fifty_steps_with_either_engine_have_the_same_loss(make, engine, tmp_pat
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_run_from_shards_that_is_killed_equals_one_that_ran_through(make, shards, engine, tmp_path):
-    given = {"epochs": 8, "batch_size": 3, "learning_rate": 3e-3, "shuffle_buffer": 4, **RANDOMNESS}
+def test_a_run_from_shards_killed_twenty_times_equals_one_that_ran_through(make, shards, engine, tmp_path):
+    given = {"epochs": 20, "batch_size": 3, "learning_rate": 3e-3, "shuffle_buffer": 4, **RANDOMNESS}
     run = make(engine=engine, validation_shards=(shards[1],), **given)
-    report = check_resume(train_webdataset, run, tmp_path / "runs", num_kills=5)
+    report = check_resume(train_webdataset, run, tmp_path / "runs", num_kills=20)
     assert report.differences == ()
-    assert len(report.killed_at) >= 3 and any(step % 4 for step in report.killed_at)
+    assert len(report.killed_at) >= 10 and any(step % 4 for step in report.killed_at)
