@@ -7,6 +7,7 @@ import os
 
 from keras import ops
 
+from captioner.model.caption_search import next_function
 from captioner.sampling.sampler import CaptionSampler
 from captioner.sampling.settings import DecodingSettings
 
@@ -26,7 +27,7 @@ class Generation:
         token_ids = ops.where(padding_mask, token_ids, ops.cast(filler, token_ids.dtype))
         backbone = self.backbone
         image_tokens = backbone.encode_images(inputs["images"])
-        step = self._next_function(image_tokens)
+        step = next_function(backbone.decoder, backbone.decoder.image_keys_values(image_tokens))
 
         # KerasHub's samplers repeat and move the cache as one tensor, (R, layers, 2, N, L, H), so each text has a
         # cache of its own.

@@ -10,24 +10,22 @@ from collections.abc import Callable, Sequence
 import keras
 import keras_hub
 import numpy as np
-from keras import ops
 
 from captioner.model.backbone import CaptionerBackbone
 from captioner.model.calibration import Calibration
 from captioner.model.caption import Caption
+from captioner.model.caption_search import CaptionSearch
 from captioner.model.generation import Generation
 from captioner.model.given_captions import GivenCaptions
-from captioner.model.inference import CALLS_BEFORE_XLA, compile_inference
+from captioner.model.inference import compile_inference
 from captioner.model.preprocessor import ImageCaptionerPreprocessor
 from captioner.model.presets import resolve_preset
 from captioner.model.resizing import resize_captioner
-from captioner.sampling.decode import decode, positions_read, require_captions, rows_per_image
+from captioner.sampling.decode import positions_read, require_captions
 from captioner.sampling.decoded import Decoded
 from captioner.sampling.sampler import CaptionSampler
 from captioner.sampling.settings import DecodingSettings
-from captioner.sampling.task import Task
 from captioner.sampling.text_controls import TextControls, require_possible
-from captioner.sampling.token_sampling import uniform_draws
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -166,16 +164,9 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
         image_tokens = self._inference_functions[encode](np.asarray(images, "float32"))
         key = (sampler, num_captions)
         if key not in self._inference_functions:
-
-            def search(image_tokens, uniforms):
-                return self.search(image_tokens, sampler, num_captions, uniforms)
-
-            # In bfloat16, XLA's products of many rows are slower than oneDNN's.
-            xla_after = CALLS_BEFORE_XLA if self.backbone.decoder.compute_dtype == "float32" else None
-            self._inference_functions[key] = compile_inference(self, search, xla_after=xla_after)
-        uniforms = uniform_draws(sampler.seed, num_captions, sampler.max_length + 1)
-        decoded = self._inference_functions[key](image_tokens, uniforms)
-        return self._captions(decoded, self._text_controls(sampler))
+            self._inference_functions[key] = CaptionSearch(self, sampler, num_captions)
+        search = self._inference_functions[key]
+        return self._captions(search(image_tokens), search.controls)
 
     def _require_positions(self, max_length: int, sampler: DecodingSettings) -> None:
         limit = self.backbone.max_sequence_length
@@ -202,44 +193,10 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
         Returns:
             `Decoded`, with the start token at position 0.
         """
-        backbone = self.backbone
-        num_images = ops.shape(image_tokens)[0]
-        tokenizer = self.preprocessor.tokenizer
-        controls = self._text_controls(sampler)
-        length = sampler.max_length + 1  # the start token is not part of the caption
-        given = [tokenizer.start_token_id, *controls.prompt_ids]
-        row = np.full(length, tokenizer.pad_token_id, "int32")
-        row[: len(given)] = given
-        task = Task(
-            prompt=ops.broadcast_to(ops.convert_to_tensor(row), (num_images, length)),
-            prompt_mask=ops.broadcast_to(ops.arange(length) < len(given), (num_images, length)),
-            first_index=1,
-            end_token_ids=(tokenizer.end_token_id,),
-            pad_token_id=tokenizer.pad_token_id,
-            settings=sampler,
-            num_captions=num_captions,
-            num_given=len(given),
-            words=controls.words,
-            uniforms=uniforms,
-        )
-        cache = backbone.decoder.empty_cache(num_images, rows_per_image(sampler, num_captions), length)
-        return decode(self._next_function(image_tokens), cache, task, backbone.decoder.move_rows)
-
-    def _next_function(self, image_tokens):
-        """The step of a sampler; it closes over the images' keys and values, which are never tiled or
-        moved."""
-        decoder = self.backbone.decoder
-        image_keys_values = decoder.image_keys_values(image_tokens)
-
-        def next(token_ids, cache, index):
-            last = ops.slice(token_ids, (0, index - 1), (ops.shape(token_ids)[0], 1))
-            hidden, cache, _ = decoder.decode(last, cache, index - 1, image_keys_values)
-            return decoder.logits(hidden[:, 0]), hidden[:, 0], cache
-
-        return next
+        return CaptionSearch(self, sampler, num_captions).decode(image_tokens, uniforms)
 
     def _captions(self, decoded, controls: TextControls) -> list[list[Caption]]:
-        token_ids, token_log_probs, log_probs, scores, lengths = (ops.convert_to_numpy(x) for x in decoded)
+        token_ids, token_log_probs, log_probs, scores, lengths = decoded
         require_possible(scores)
 
         def caption(b, n):

@@ -15,14 +15,14 @@ def compile_inference(model: keras.Model, function: Callable, *, xla_after: int 
     """Returns `function` compiled for repeated calls; it may read the variables of `model`, and must not
     write them.
 
-    TensorFlow traces one graph for all numbers of rows of the first argument, so that the last, short batch of a folder
-    is not a second trace; and another for a single row, as one photo shall not wait for a graph that serves many, which takes
-    a third longer to trace. JAX compiles once for each shape, with the variables as arguments, so that a
-    later `load_weights` is seen. PyTorch runs without gradients.
+    TensorFlow traces one graph for all numbers of rows of the first argument, which may be a nest of tensors, so that the last,
+    short batch of a folder is not a second trace; and another for a single row, as one photo shall not wait for a graph that
+    serves many, which takes a third longer to trace. JAX compiles once for each shape, with the variables as arguments, so
+    that a later `load_weights` is seen. PyTorch runs without gradients.
 
     Args:
         model: the model whose variables the function reads.
-        function: takes tensors or arrays and returns a nest of tensors.
+        function: takes nests of tensors or arrays and returns a nest of tensors.
         xla_after: optional int. On a processor, TensorFlow has XLA compile the function for a shape that has come so often. For
             decoding, many small operations again and again, that takes a second or two, and is up to five times faster then;
             convolutions would be ten times slower. None: never.
@@ -60,27 +60,35 @@ def has_fast_bfloat16(cpu_info: str | None = None) -> bool:
 def _compile_tensorflow(function, xla_after: int | None):
     import tensorflow as tf
 
-    traced, compiled, num_calls = {}, {}, collections.Counter()
+    traced, num_calls = {}, collections.Counter()
     if tf.config.list_physical_devices("GPU"):
         xla_after = None
 
+    def of_any_length(tensor):
+        return tf.TensorSpec((None, *tensor.shape[1:]) if tensor.shape.rank else (), tensor.dtype)
+
+    def shapes(nest):
+        return tuple((leaf.dtype, tuple(leaf.shape)) for leaf in tf.nest.flatten(nest))
+
     def trace(arguments):
-        num_rows = 1 if arguments[0].shape[0] == 1 else None
-        specs = [tf.TensorSpec(argument.shape, argument.dtype) for argument in arguments]
-        specs[0] = tf.TensorSpec((num_rows, *arguments[0].shape[1:]), arguments[0].dtype)
-        key = tuple((spec.dtype, tuple(spec.shape)) for spec in specs)
+        specs = tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), arguments)
+        if tf.nest.flatten(arguments)[0].shape[0] != 1:
+            specs[0] = tf.nest.map_structure(of_any_length, arguments[0])
+        key = shapes(specs)
         if key not in traced:
             traced[key] = tf.function(function, input_signature=specs, autograph=False)
         return traced[key]
 
+    @tf.function(autograph=False, jit_compile=True)
+    def by_xla(*arguments):
+        return trace(list(arguments))(*arguments)
+
     def call(*arguments):
-        arguments = [tf.convert_to_tensor(argument) for argument in arguments]
-        key = tuple((argument.dtype, tuple(argument.shape)) for argument in arguments)
-        if key not in compiled and num_calls[key] == xla_after:
-            graph = trace(arguments).get_concrete_function()
-            compiled[key] = tf.function(lambda *inputs: graph(*inputs), autograph=False, jit_compile=True)
+        arguments = tf.nest.map_structure(tf.convert_to_tensor, list(arguments))
+        key = shapes(arguments)
         num_calls[key] += 1
-        return compiled[key](*arguments) if key in compiled else trace(arguments)(*arguments)
+        has_come_often = xla_after is not None and num_calls[key] > xla_after
+        return by_xla(*arguments) if has_come_often else trace(arguments)(*arguments)
 
     return call
 

@@ -64,9 +64,9 @@ class BeamSearch:
         """int `(B*G*K, L)`: the tokens that the next step reads."""
         return merge_rows(state["live"]["token_ids"])
 
-    def keep_going(self, index, state):
-        """bool: whether the captions of any image may still change."""
-        return ops.logical_not(ops.all(self._is_settled(index, state)))
+    def settled(self, index, state):
+        """bool `(B,)`: the images whose captions cannot change any more."""
+        return ops.all(self._is_settled(index, state), axis=1)
 
     def advance(self, index, logits, hidden, state):
         """One position more: the new state, and the rows `(B, G*K)` of each image that it came from."""

@@ -58,9 +58,9 @@ class ContrastiveSearch:
         """int `(B*K, L)`: the captions, each with a candidate at its last position."""
         return merge_rows(state["token_ids"])
 
-    def keep_going(self, index, state):
-        """bool: whether a caption has not ended."""
-        return ops.logical_not(ops.all(state["ended"]))
+    def settled(self, index, state):
+        """bool `(B,)`: the images whose caption has ended."""
+        return state["ended"]
 
     def advance(self, index, logits, hidden, state):
         """Chooses the tokens before `index`, and finds candidates for it; also the rows `(B, K)` they come from."""

@@ -1,4 +1,5 @@
-"""The one decoding loop. Axes: B images, K rows of an image, N captions per image, L text positions, V vocabulary."""
+"""The one decoding loop, whole or in pieces. Axes: B images, K rows of an image, N captions per image, L text positions, V
+vocabulary."""
 
 from collections.abc import Callable
 
@@ -52,7 +53,7 @@ def move_tensors(cache, rows):
 def decode(next, cache, task: Task, move_rows: Callable = move_tensors) -> Decoded:
     """Decodes captions, one position of all rows at a time, until no caption can change.
 
-    Each sampler is a class with `start`, `rows`, `keep_going`, `advance` and `result`, which see the whole batch but no
+    Each sampler is a class with `start`, `rows`, `settled`, `advance` and `result`, which see the whole batch but no
     image from another. Tokens of a prompt are given; the others are chosen by scores that `Task.control` has seen.
 
     Args:
@@ -71,12 +72,41 @@ def decode(next, cache, task: Task, move_rows: Callable = move_tensors) -> Decod
     Raises:
         ValueError: If more captions are asked for than the settings can give.
     """
+    state, _ = advance(next, begin(next, cache, task), task, move_rows)
+    return finish(state, task)
+
+
+def begin(next, cache, task: Task) -> dict:
+    """The state before the first step: `index` and tensors whose first axis is B, or B times something."""
     require_captions(task.settings, task.num_captions)
     search = _SEARCHES[task.settings.sampler](task)
+    return {
+        "index": ops.cast(task.first_index, "int32"),
+        "cache": cache,
+        "search": search.start(next, cache),
+    }
+
+
+def advance(next, state: dict, task: Task, move_rows: Callable = move_tensors, num_unsettled=0) -> tuple:
+    """Decodes until the captions of so few images may still change.
+
+    Args:
+        next: as for `decode`.
+        state: from `begin` or the last call.
+        task: `Task`.
+        move_rows: as for `decode`.
+        num_unsettled: int or int tensor. Images that may be left.
+
+    Returns:
+        The state, and bool `(B,)`: which images are done. All are when the positions are used up.
+    """
+    search = _SEARCHES[task.settings.sampler](task)
     num_rows = rows_per_image(task.settings, task.num_captions)
+    last_index = positions_read(task.settings, task.length)
 
     def keep_going(index, cache, state):
-        return search.keep_going(index, state)
+        unsettled = ops.cast(ops.logical_not(search.settled(index, state)), "int32")
+        return ops.logical_and(index <= last_index, ops.sum(unsettled) > num_unsettled)
 
     def step(index, cache, state):
         logits, hidden, cache = next(search.rows(state), cache, index)
@@ -86,12 +116,33 @@ def decode(next, cache, task: Task, move_rows: Callable = move_tensors) -> Decod
             cache = move_rows(cache, ops.reshape(rows, (-1,)))
         return index + 1, cache, state
 
-    index = ops.cast(task.first_index, "int32")
-    num_steps = positions_read(task.settings, task.length) + 1 - index
-    _, _, state = ops.while_loop(
-        keep_going, step, (index, cache, search.start(next, cache)), maximum_iterations=num_steps
-    )
-    return search.result(state)
+    parts = state["index"], state["cache"], state["search"]
+    index, cache, found = ops.while_loop(keep_going, step, parts)
+    settled = ops.logical_or(search.settled(index, found), index > last_index)
+    return {"index": index, "cache": cache, "search": found}, settled
+
+
+def finish(state: dict, task: Task) -> Decoded:
+    """The captions of a state, best first; those of an image that is not done may still change."""
+    return _SEARCHES[task.settings.sampler](task).result(state["search"])
+
+
+def take_images(nest, images, num_images: int):
+    """Of tensors whose first axis is B, or B times something, what belongs to the chosen images; numbers stay.
+
+    Args:
+        nest: of tensors.
+        images: int tensor. Positions in the batch.
+        num_images: int or int tensor. B.
+    """
+
+    def take(x):
+        if len(x.shape) == 0:
+            return x
+        by_image = ops.reshape(x, (num_images, -1, *x.shape[1:]))
+        return ops.reshape(ops.take(by_image, images, axis=0), (-1, *x.shape[1:]))
+
+    return keras.tree.map_structure(take, nest)
 
 
 def _said(settings: DecodingSettings) -> str:

@@ -40,9 +40,9 @@ class TokenSampling:
         """int `(R, L)`: the tokens that the next step reads."""
         return state["token_ids"]
 
-    def keep_going(self, index, state):
-        """bool: whether a row has not ended."""
-        return ops.logical_not(ops.all(state["ended"]))
+    def settled(self, index, state):
+        """bool `(B,)`: the images whose rows have all ended."""
+        return ops.all(ops.reshape(state["ended"], (self.task.num_images, self.task.num_captions)), axis=1)
 
     def advance(self, index, logits, hidden, state):
         """One position more: the new state, and None, as rows stay where they are."""

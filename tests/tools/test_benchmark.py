@@ -66,7 +66,7 @@ def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
 
 def test_a_folder_of_photos_is_measured_when_it_is_given(monkeypatch, tmp_path, capsys):
     photos = {"batch_size": 16, "preset": "bundled", "folder": {}, "first_captions": {}}
-    photos["idle_rows"] = {"idle_share": 0.5, "num_photos": 4}
+    photos["idle_rows"] = {"idle_share": 0.5, "whole_idle_share": 0.75, "num_photos": 4}
     asked = []
     monkeypatch.setattr(measure, "Worker", DecodeWorker)
     monkeypatch.setattr(benchmark, "measure_photos", lambda common, **others: asked.append(common) or photos)

@@ -111,7 +111,11 @@ def _idle_rows(captioner, photos: Sequence, batch_size: int) -> Callable[[], dic
     in_memory = _read(photos, batch_size)
     images = [captioner.preprocessor.prepare_images([pixels]) for _, pixels in in_memory]
     steps = steps_of_images(captioner, images)
-    return lambda: {"num_photos": len(steps), "idle_share": idle_share(steps, batch_size)}
+    return lambda: {
+        "num_photos": len(steps),
+        "idle_share": idle_share(steps, batch_size),
+        "whole_idle_share": idle_share(steps, batch_size, is_halved=False),
+    }
 
 
 def steps_of_images(captioner, images: Sequence) -> list[int]:
@@ -143,15 +147,27 @@ def steps_of_images(captioner, images: Sequence) -> list[int]:
     return steps
 
 
-def idle_share(steps: Sequence[int], batch_size: int) -> float:
+def idle_share(steps: Sequence[int], batch_size: int, *, is_halved: bool = True) -> float:
     """Share of the row-steps of batches that go to images which are finished.
 
     Args:
         steps: steps that each image needs by itself, in the order of the batches.
         batch_size: int. B.
+        is_halved: bool. Whether a batch goes on with half of its images when the others are done, as `CaptionSearch` does.
     """
     batches = [steps[start : start + batch_size] for start in range(0, len(steps), batch_size)]
-    return 1 - sum(steps) / sum(len(batch) * max(batch) for batch in batches)
+    return 1 - sum(steps) / sum(_row_steps(batch, is_halved) for batch in batches)
+
+
+def _row_steps(steps: Sequence[int], is_halved: bool) -> int:
+    from captioner.model.caption_search import SMALLEST_SHRUNK
+
+    left, done, total = sorted(steps, reverse=True), 0, 0
+    while is_halved and len(left) >= SMALLEST_SHRUNK:
+        stop = left[len(left) // 2]  # as many are not done then
+        total += len(left) * (stop - done)
+        left, done = left[: len(left) // 2], stop
+    return total + len(left) * (left[0] - done)
 
 
 def _read(photos: Sequence, batch_size: int) -> list[tuple]:

@@ -21,7 +21,8 @@ def photos_section(photos: dict) -> list[str]:
         "",
         *table(_FOLDER, (_folder_row(dtype, row) for dtype, row in photos["folder"].items())),
         "",
-        f"Of the row-steps of a batch, {idle['idle_share']:.0%} go to photos whose captions are settled already "
+        f"Of the row-steps of a batch, {idle['idle_share']:.0%} go to photos whose captions are settled already; it would be "
+        f"{idle['whole_idle_share']:.0%} if batches were not halved when half of their photos are done "
         f"({idle['num_photos']} photos, each one's steps counted by itself).",
         "",
         "Seconds to the n-th caption, one photo at a time, in a new process: the model is loaded, nothing is compiled. In "

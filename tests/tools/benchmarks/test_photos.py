@@ -35,7 +35,7 @@ class PhotosWorker(FakeWorker):
             "first_captions": {
                 "seconds": {"1": 3.0 / rate, "2": 4.0, "10": 5.0}, "processor_seconds": {"1": 6.0, "2": 7.0, "10": 8.0},
             },
-            "idle_rows": {"num_photos": num_photos, "idle_share": 0.25},
+            "idle_rows": {"num_photos": num_photos, "idle_share": 0.25, "whole_idle_share": 0.3},
         }[self.configuration["part"]]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_the_report_has_rates_first_captions_and_idle_rows(monkeypatch):
     assert "| bfloat16 | 50 | 25.0 | 10.0 | 8.0 | 80% |" in text
     assert "| float32 | 3.0 (6.0) | 4.0 (7.0) | 5.0 (8.0) | - |" in text
     assert "| bfloat16 | 1.5 (6.0) | 4.0 (7.0) | 5.0 (8.0) | - |" in text
-    assert "25% go to photos whose captions are settled already (50 photos" in text
+    assert "25% go to photos whose captions are settled already; it would be 30% if batches were not" in text
 
 
 def test_a_dtype_that_is_slow_here_is_left_out(monkeypatch):
@@ -64,6 +64,9 @@ def test_rows_are_idle_from_their_last_step_to_the_last_of_their_batch():
     # Batches (3, 5), (4, 2) and (6): 10 + 8 + 6 row-steps for 20.
     assert idle_share([3, 5, 4, 2, 6], batch_size=2) == pytest.approx(4 / 24)
     assert idle_share([3, 3], batch_size=2) == 0
+    steps = [9, 1, 2, 3, 4, 5, 6, 7, 8]  # 9 until 5, then 4 until 9, as five are done by then
+    assert idle_share(steps, batch_size=9) == pytest.approx(1 - 45 / (9 * 5 + 4 * 4))
+    assert idle_share(steps, batch_size=9, is_halved=False) == pytest.approx(1 - 45 / 81)
 
 
 def test_the_steps_of_a_greedy_caption_are_its_tokens():
