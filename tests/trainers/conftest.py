@@ -4,11 +4,13 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from shards import samples_of, write_shard
 
 from captioner.model import CaptionerBackbone, ImageCaptioner, ImageCaptionerPreprocessor
 from captioner.text import train_tokenizer
 from trainers.csv_settings import CsvTrainSettings
 from trainers.csv_trainer import train_csv
+from trainers.webdataset_settings import WebdatasetTrainSettings
 
 IMAGE_SIZE = (9, 15)
 WORDS = [
@@ -112,3 +114,30 @@ def settings(tiny_preset, photos, tmp_path_factory):
 def train(settings):
     """Function `(run_dir, **changes)` that trains with those settings and gives the metrics of the best epoch."""
     return lambda run_dir, **changes: train_csv(settings(run_dir, **changes))
+
+
+@pytest.fixture
+def shards(photos, tmp_path):
+    """The photos in two shards of 7 and 3."""
+    samples = samples_of(photos)
+    return [write_shard(tmp_path / "a.tar", samples[:7]), write_shard(tmp_path / "b.tar", samples[7:])]
+
+
+@pytest.fixture
+def shard_settings(settings, shards, tmp_path):
+    """Function `(**changes)` that gives settings of a run of the tiny captioner on the shards."""
+
+    def make(name="run", **changes):
+        given = settings(tmp_path / name).to_dict()
+        known = {
+            field: given[field] for field in WebdatasetTrainSettings.__dataclass_fields__ if field in given
+        }
+        values = known | {
+            "run_dir": tmp_path / name,
+            "shards": tuple(shards),
+            "engine": "tf",
+            "max_bad_fraction": 0.1,
+        }
+        return WebdatasetTrainSettings(**values | changes)
+
+    return make

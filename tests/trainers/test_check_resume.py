@@ -1,11 +1,13 @@
 """A run that is killed again and again ends as if it had run through."""
 
 import pytest
+from engines import ENGINES
 from runs import RANDOMNESS
 
 from trainers.check_resume import check_resume, find_differences
 from trainers.csv_trainer import train_csv
 from trainers.run_folder import RunFolder
+from trainers.webdataset_trainer import train_webdataset
 
 
 def test_a_run_killed_twenty_times_equals_one_that_ran_through(settings, tmp_path):
@@ -39,3 +41,14 @@ def test_a_training_that_fails_is_an_error(settings, tmp_path):
         check_resume(
             train_csv, settings(tmp_path / "run", csv=tmp_path / "captions.csv"), tmp_path, num_kills=1
         )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_from_shards_killed_twenty_times_equals_one_that_ran_through(
+    shard_settings, shards, engine, tmp_path
+):
+    given = {"epochs": 20, "batch_size": 3, "learning_rate": 3e-3, "shuffle_buffer": 4, **RANDOMNESS}
+    run = shard_settings(engine=engine, validation_shards=(shards[1],), **given)
+    report = check_resume(train_webdataset, run, tmp_path / "runs", num_kills=20)
+    assert report.differences == ()
+    assert len(report.killed_at) >= 10 and any(step % 4 for step in report.killed_at)

@@ -16,47 +16,18 @@ from shards import encoded, samples_of, write_shard
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
 from trainers import csv_trainer, webdataset_trainer
-from trainers.check_resume import check_resume
 from trainers.shards import batches as engine_tf
 from trainers.shards import dali_decode
 from trainers.shards.engines import find_engine
 from trainers.shards.index import ShardIndexError, index_path, read_index
 from trainers.stages import Stage
-from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.webdataset_trainer import train_webdataset
 
 WITH_DALI_ONLY = ENGINES[1:]
 
 
 @pytest.fixture
-def shards(photos, tmp_path):
-    """The photos in two shards of 7 and 3."""
-    samples = samples_of(photos)
-    return [write_shard(tmp_path / "a.tar", samples[:7]), write_shard(tmp_path / "b.tar", samples[7:])]
-
-
-@pytest.fixture
-def make(settings, shards, tmp_path):
-    """Function `(**changes)` that gives settings of a run of the tiny captioner on the shards."""
-
-    def make(name="run", **changes):
-        given = settings(tmp_path / name).to_dict()
-        known = {
-            field: given[field] for field in WebdatasetTrainSettings.__dataclass_fields__ if field in given
-        }
-        values = known | {
-            "run_dir": tmp_path / name,
-            "shards": tuple(shards),
-            "engine": "tf",
-            "max_bad_fraction": 0.1,
-        }
-        return WebdatasetTrainSettings(**values | changes)
-
-    return make
-
-
-@pytest.fixture
-def prepared(make, monkeypatch):
+def prepared(shard_settings, monkeypatch):
     """Function `(**changes)` that gives what the loop would be handed."""
     handed = []
     monkeypatch.setattr(
@@ -66,7 +37,7 @@ def prepared(make, monkeypatch):
     )
 
     def prepare(**changes):
-        train_webdataset(make(**changes))
+        train_webdataset(shard_settings(**changes))
         return handed.pop()
 
     return prepare
@@ -89,8 +60,10 @@ def content(dataset):
     return result
 
 
-def test_a_run_trains_validates_and_exports(make, shards, photos, tmp_path):
-    best = train_webdataset(make(epochs=2, validation_shards=(shards[1],), learning_rate=3e-3, **RANDOMNESS))
+def test_a_run_trains_validates_and_exports(shard_settings, shards, photos, tmp_path):
+    best = train_webdataset(
+        shard_settings(epochs=2, validation_shards=(shards[1],), learning_rate=3e-3, **RANDOMNESS)
+    )
     lines = read_metrics(tmp_path / "run")
     assert (
         [line["epoch"] for line in lines] == [1, 2] and np.isfinite(lines[1]["loss"]) and "val_cider" in best
@@ -105,13 +78,13 @@ def test_a_run_trains_validates_and_exports(make, shards, photos, tmp_path):
     assert captioner.caption([photos / "0.png"], settings)[0][0].log_prob < 0
 
 
-def test_stages_go_through_the_shards_and_are_resumed(make, shards, tmp_path):
+def test_stages_go_through_the_shards_and_are_resumed(shard_settings, shards, tmp_path):
     stages = (Stage(epochs=1, train_parts=("cross_attention",)), Stage(epochs=2, learning_rate=3e-3))
     staged = {"epochs": 15, "stages": stages, "validation_shards": (shards[1],), **RANDOMNESS}
-    train_webdataset(make("whole", **staged))
+    train_webdataset(shard_settings("whole", **staged))
     with killed_in_epoch(2):
-        train_webdataset(make(**staged))
-    train_webdataset(make(**staged, resume=True))
+        train_webdataset(shard_settings(**staged))
+    train_webdataset(shard_settings(**staged, resume=True))
     assert [line["stage"] for line in read_metrics(tmp_path / "run")] == [1, 2, 2]
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
@@ -132,17 +105,19 @@ def test_an_epoch_holds_the_images_and_captions_of_the_table_trainer(
     assert (data.num_images, data.steps_per_epoch) == (handed[0].num_images, handed[0].steps_per_epoch)
 
 
-def test_validation_from_shards_and_from_a_table_measure_the_same(make, shards, photos, tmp_path):
+def test_validation_from_shards_and_from_a_table_measure_the_same(shard_settings, shards, photos, tmp_path):
     given = {"epochs": 1, "num_validation_captions": 0, "learning_rate": 1e-3}
-    by_shards = train_webdataset(make("by_shards", validation_shards=tuple(shards), **given))
-    by_table = train_webdataset(make("by_table", validation_csv=photos / "captions.csv", **given))
+    by_shards = train_webdataset(shard_settings("by_shards", validation_shards=tuple(shards), **given))
+    by_table = train_webdataset(shard_settings("by_table", validation_csv=photos / "captions.csv", **given))
     for name in ("val_loss", "val_token_accuracy", "val_cider", "val_bleu_4"):
         assert by_shards[name] == pytest.approx(by_table[name], rel=1e-5), name
 
 
-def test_shards_on_a_web_server_that_drops_connections_train_as_those_on_the_disk(make, shards, tmp_path):
+def test_shards_on_a_web_server_that_drops_connections_train_as_those_on_the_disk(
+    shard_settings, shards, tmp_path
+):
     given = {"epochs": 2, "learning_rate": 3e-3, "shuffle_buffer": 4, **RANDOMNESS}
-    local = train_webdataset(make("local", **given))
+    local = train_webdataset(shard_settings("local", **given))
     files = {
         f"/{Path(path).name}": Path(path).read_bytes()
         for shard in shards
@@ -151,7 +126,9 @@ def test_shards_on_a_web_server_that_drops_connections_train_as_those_on_the_dis
     with serving(files) as server:
         server.script = [whole, answering(limit=100), whole, answering(limit=700)]
         addresses = tuple(f"{server.address}/{Path(shard).name}" for shard in shards)
-        remote = train_webdataset(make("remote", shards=addresses, cache_dir=tmp_path / "cache", **given))
+        remote = train_webdataset(
+            shard_settings("remote", shards=addresses, cache_dir=tmp_path / "cache", **given)
+        )
         assert {path for path, _ in server.requests} == set(files)
     for metric in ("loss", "epoch"):
         assert remote[metric] == local[metric]
@@ -160,8 +137,10 @@ def test_shards_on_a_web_server_that_drops_connections_train_as_those_on_the_dis
     )
 
 
-def test_captions_that_it_draws_itself_are_learned_from_shards_too(make, tmp_path):
-    best = train_webdataset(make(objective="self_critical", num_samples=2, epochs=1, learning_rate=1e-4))
+def test_captions_that_it_draws_itself_are_learned_from_shards_too(shard_settings, tmp_path):
+    best = train_webdataset(
+        shard_settings(objective="self_critical", num_samples=2, epochs=1, learning_rate=1e-4)
+    )
     assert np.isfinite(best["loss"]) and "reward" in best
 
 
@@ -181,7 +160,9 @@ def test_weighted_sources_are_mixed_and_the_first_one_decides_the_epoch(prepared
     assert plain.num_images == 10 and plain.fingerprint != data.fingerprint
 
 
-def test_a_shard_that_breaks_while_training_stops_nothing_and_is_named(make, shards, tmp_path, monkeypatch):
+def test_a_shard_that_breaks_while_training_stops_nothing_and_is_named(
+    shard_settings, shards, tmp_path, monkeypatch
+):
     build = webdataset_trainer.build_captioner
 
     def break_and_build(*arguments):
@@ -190,7 +171,7 @@ def test_a_shard_that_breaks_while_training_stops_nothing_and_is_named(make, sha
 
     monkeypatch.setattr(webdataset_trainer, "build_captioner", break_and_build)
     assert np.isfinite(
-        train_webdataset(make(epochs=2, batch_size=1))["loss"]
+        train_webdataset(shard_settings(epochs=2, batch_size=1))["loss"]
     )  # batches of nothing good among them
     report = json.loads((tmp_path / "run" / "data_report.json").read_text())
     named = {problem["item"]: problem["reason"] for problem in report["while training"]["problems"]}
@@ -220,11 +201,11 @@ def test_an_index_of_another_content_says_how_to_make_it_anew_and_a_copy_does_no
         prepared()
 
 
-def test_resuming_with_other_shards_is_refused(make, shards, tmp_path):
-    train_webdataset(make(epochs=1))
+def test_resuming_with_other_shards_is_refused(shard_settings, shards, tmp_path):
+    train_webdataset(shard_settings(epochs=1))
     write_shard(shards[1], [("x", encoded(np.zeros((12, 14, 3), "uint8")), ["a dog"])])
     with pytest.raises(ValueError, match="`resume` needs the images and captions that the run began with"):
-        train_webdataset(make(epochs=1, resume=True))
+        train_webdataset(shard_settings(epochs=1, resume=True))
 
 
 @pytest.mark.parametrize(
@@ -272,18 +253,9 @@ def test_both_engines_show_the_same_images_to_within_a_grey_level(prepared, engi
 
 
 @pytest.mark.parametrize("engine", WITH_DALI_ONLY)
-def test_fifty_steps_with_either_engine_have_the_same_loss(make, engine, tmp_path):
+def test_fifty_steps_with_either_engine_have_the_same_loss(shard_settings, engine, tmp_path):
     given = {"epochs": 13, "batch_size": 3, "learning_rate": 3e-3, "dropout": 0.0}  # 52 steps
-    losses = [train_webdataset(make(name, engine=name, **given))["loss"] for name in ("tf", engine)]
+    losses = [train_webdataset(shard_settings(name, engine=name, **given))["loss"] for name in ("tf", engine)]
     first = read_metrics(tmp_path / "tf")[0]["loss"]
     assert losses[0] < 0.9 * first
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_run_from_shards_killed_twenty_times_equals_one_that_ran_through(make, shards, engine, tmp_path):
-    given = {"epochs": 20, "batch_size": 3, "learning_rate": 3e-3, "shuffle_buffer": 4, **RANDOMNESS}
-    run = make(engine=engine, validation_shards=(shards[1],), **given)
-    report = check_resume(train_webdataset, run, tmp_path / "runs", num_kills=20)
-    assert report.differences == ()
-    assert len(report.killed_at) >= 10 and any(step % 4 for step in report.killed_at)
