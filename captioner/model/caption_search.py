@@ -25,7 +25,8 @@ class CaptionSearch:
     """Decoding with one model and one set of settings, compiled.
 
     A batch stops when half of its images are done, and goes on with the others: those that are done cost nothing any more.
-    On JAX it goes on with all of them, as each size would be compiled before its first use.
+    A single image is decoded by one graph, which is traced sooner; on JAX every batch is, as each size would be compiled
+    before its first use.
 
     Args:
         captioner: `ImageCaptioner` with a preprocessor.
@@ -49,10 +50,13 @@ class CaptionSearch:
         # In bfloat16, XLA's products of many rows are slower than oneDNN's.
         xla_after = CALLS_BEFORE_XLA if self.decoder.compute_dtype == "float32" else None
         compiled = functools.partial(compile_inference, captioner, xla_after=xla_after)
+        self._decode = compiled(self.decode)
         self._begin = compiled(self.begin)
         self._advance = compiled(self.advance)
 
     def __call__(self, image_tokens) -> Decoded:
+        if len(image_tokens) == 1 or not self.shrinks:
+            return Decoded(*map(ops.convert_to_numpy, self._decode(image_tokens, self._uniforms)))
         batch = self._begin(image_tokens, self._uniforms)
         places = np.arange(len(image_tokens))
         found: list[np.ndarray] = []
@@ -66,7 +70,7 @@ class CaptionSearch:
                 return Decoded(*found)
             places = places[ops.convert_to_numpy(going_on)]
 
-    def decode(self, image_tokens, uniforms=None) -> Decoded:
+    def decode(self, image_tokens, uniforms) -> Decoded:
         """Decodes as part of a graph, all images to the end of the last.
 
         Args:
@@ -94,21 +98,19 @@ class CaptionSearch:
         """Decodes until at most half of the images may still change, or none of a small batch.
 
         Returns:
-            `Decoded`; bool `(B,)`: which images are done; where there may be some that are not, int32 `(B // 2,)`, which are
-            to go on, and a batch of these: half of them whatever their number, so that few sizes are compiled.
+            `Decoded`; bool `(B,)`: which images are done; int32 `(B // 2,)`: which are to go on if not all are, and a batch of
+            these: half of them whatever their number, so that few sizes are compiled.
         """
         keys_values, state = batch
         num_images = ops.shape(keys_values[0][0])[0]
         task = self._task(num_images, uniforms)
-        num_unsettled = ops.where(num_images < SMALLEST_SHRUNK, 0, num_images // 2) if self.shrinks else 0
+        num_unsettled = ops.where(num_images < SMALLEST_SHRUNK, 0, num_images // 2)
         step = next_function(self.decoder, keys_values)
         state, settled = advance(step, state, task, self.decoder.move_rows, num_unsettled)
-        captions = finish(state, task)
-        if not self.shrinks or keys_values[0][0].shape[0] == 1:
-            return captions, settled, (), ()
         order = ops.argsort(ops.cast(settled, "int32") * num_images + ops.arange(num_images))
         going_on = order[: num_images // 2]
-        return captions, settled, going_on, take_images((keys_values, state), going_on, num_images)
+        rest = take_images((keys_values, state), going_on, num_images)
+        return finish(state, task), settled, going_on, rest
 
     def _task(self, num_images, uniforms) -> Task:
         length = self.settings.max_length + 1  # the start token is not part of the caption
