@@ -185,26 +185,39 @@ class TransformerBlock(keras.layers.Layer):
         return self._forward(x, self_attention_mask, image_keys, image_values, cache, cache_index, drop)
 
     def _recomputed(self, x, mask, image_keys, image_values, training):
+        """In two parts: what ends a part is kept, or not needed, so that its product is not computed again."""
         branches = [self.attention_dropout, self.residual_dropout] * (2 if self.cross_attention else 1)
-        begin_pass = drawn_dropout([*branches, self.residual_dropout], training)
+        begin_attention = drawn_dropout(branches, training)
+        begin_mlp = drawn_dropout([self.residual_dropout], training)
 
-        def forward(x, image_keys=None, image_values=None):
-            return self._forward(x, mask, image_keys, image_values, None, None, begin_pass())[0]
+        def attention(x, image_keys=None, image_values=None):
+            return self._attention_branches(x, mask, image_keys, image_values, None, None, begin_attention())[
+                0
+            ]
 
         image = (image_keys, image_values) if self.cross_attention else ()
-        return recomputed(forward, x, *image)
+        x = recomputed(attention, x, *image)
+        return recomputed(lambda x: self._mlp_branch(x, begin_mlp()), x)
 
     def _forward(self, x, mask, image_keys, image_values, cache, cache_index, drop):
         """As `call`, with `drop(layer, x)` for each use of dropout."""
+        x, cache, weights = self._attention_branches(
+            x, mask, image_keys, image_values, cache, cache_index, drop
+        )
+        return self._mlp_branch(x, drop), cache, weights
+
+    def _attention_branches(self, x, mask, image_keys, image_values, cache, cache_index, drop):
         branch, cache = self._self_attend(self.self_attention_norm(x), mask, cache, cache_index, drop)
         x = x + drop(self.residual_dropout, branch)
         weights = None
         if self.cross_attention:
             branch, weights = self._cross_attend(self.cross_attention_norm(x), image_keys, image_values, drop)
             x = x + drop(self.residual_dropout, branch)
-        branch = ops.gelu(self.mlp_intermediate(self.mlp_norm(x)), approximate=self.approximate_gelu)
-        x = x + drop(self.residual_dropout, self.mlp_output(branch))
         return x, cache, weights
+
+    def _mlp_branch(self, x, drop):
+        branch = ops.gelu(self.mlp_intermediate(self.mlp_norm(x)), approximate=self.approximate_gelu)
+        return x + drop(self.residual_dropout, self.mlp_output(branch))
 
     def _self_attend(self, x, mask, cache, cache_index, drop):
         queries, keys, values = ops.split(self.query_key_value(x), 3, axis=-1)
