@@ -201,7 +201,13 @@ class GPT2Decoder(keras.layers.Layer):
 
     def image_keys_values(self, image_tokens) -> list[tuple]:
         """What decoding needs of the images: for each block, keys and values `(B, N, S, H)`."""
-        return [block.project_image(image_tokens) for block in self.blocks]
+
+        def laid_out(x):
+            # PyTorch's transposed tensors keep their memory as it was, and would be copied at each step.
+            shape = ops.shape(x)
+            return ops.reshape(ops.reshape(x, (-1, *shape[2:])), shape)
+
+        return [tuple(map(laid_out, block.project_image(image_tokens))) for block in self.blocks]
 
     def empty_cache(self, num_images, num_texts: int, length: int) -> dict:
         """The cache of L positions of the G texts of each image.
