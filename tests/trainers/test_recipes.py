@@ -40,7 +40,9 @@ def test_a_recipe_is_valid_settings_and_names_what_it_needs(name):
 def test_a_recipe_says_data_hardware_source_and_its_score_measured_or_expected(name):
     recipe = RECIPES[name]
     assert recipe.data and recipe.hardware and recipe.source
-    assert re.match(r"(Expected, not measured: CIDEr [\d.]+ to [\d.]+|Measured, .*: CIDEr [\d.]+)", recipe.score)
+    assert re.match(
+        r"(Expected, not measured: CIDEr [\d.]+ to [\d.]+|Measured, .*: CIDEr [\d.]+)", recipe.score
+    )
 
 
 def test_the_pretrained_recipe_has_the_named_stages_and_then_its_own_captions():

@@ -23,6 +23,9 @@ data = np.load(f"{folder}/batch.npz")
 model = ImageCaptioner.from_preset(f"{folder}/preset")
 inputs = {key: data[key] for key in ("images", "token_ids", "padding_mask")}
 logits = keras.ops.convert_to_numpy(model(inputs, training=False))
+if keras.config.backend() == "torch":  # else each step would copy them
+    keys_values = model.backbone.decoder.image_keys_values(model.backbone.encode_images(inputs["images"]))
+    assert all(part.is_contiguous() for block in keys_values for part in block)
 captions = {}
 words = dict(forbidden_words=("runs",), min_length=3, no_repeat_ngram_size=2, repetition_penalty=1.2)
 for name, num_captions, sampler in (
