@@ -12,7 +12,13 @@ from tools.benchmarks.data_report import markdown
 from tools.benchmarks.machine import hardware, num_cores
 from tools.benchmarks.measure import take_turns
 from tools.benchmarks.output import write_report
-from tools.benchmarks.photo_sets import bits_per_pixel, repeat_shard, write_indexed_shards, write_photos
+from tools.benchmarks.photo_sets import (
+    QUALITY,
+    bits_per_pixel,
+    repeat_shard,
+    write_indexed_shards,
+    write_photos,
+)
 from tools.benchmarks.worker import ROOT, Worker
 from tools.errors import UsageError
 from tools.messages import say
@@ -49,6 +55,8 @@ class BenchmarkDataCommand:
     """Sides in px that images are resized to."""
     num_photos: int = 128
     """Photos of each set; a quarter of them at the largest size."""
+    jpeg_quality: int = QUALITY
+    """Quality of the JPEGs, 1 to 95."""
     batch_size: int = 32
     """Images at once; divides the number of photos of every set."""
     repetitions: int = 5
@@ -74,6 +82,8 @@ class BenchmarkDataCommand:
         }.items():  # fmt: skip
             if (value := getattr(self, name)) < least:
                 raise ValueError(f"`{name}` must be at least {least}; received {name}={value}.")
+        if not 1 <= self.jpeg_quality <= 95:
+            raise ValueError(f"`jpeg_quality` must be 1 to 95; received jpeg_quality={self.jpeg_quality}.")
         if self.num_photos < 1 or self.num_photos % (4 * self.batch_size) * (not self.quick):
             raise ValueError(
                 f"`num_photos` must be a multiple of 4 * batch_size={self.batch_size}; received {self.num_photos}."
@@ -115,6 +125,7 @@ def run(command: BenchmarkDataCommand) -> dict:
         "hardware": hardware(),
         "versions": versions,
         "repetitions": command.repetitions,
+        "jpeg_quality": command.jpeg_quality,
         "left_out": [name for name in ("dali", "DALI", *OPENCV_PEERS) if name not in readers],
         "speed": speed,
         "memory": memory,
@@ -152,7 +163,9 @@ def _speed(
         name = "x".join(map(str, size))
         num_images = command.num_photos // (4 if size == SIZES[-1] else 1)
         say(f"writing {num_images} photos of {name}")
-        paths = write_photos(folder / name, command.photos, num_images=num_images, size=size)
+        paths = write_photos(
+            folder / name, command.photos, num_images=num_images, size=size, quality=command.jpeg_quality
+        )
         shards = write_indexed_shards(folder / f"{name}_shards", paths, samples_per_shard=num_images)
         sets[name] = {"paths": paths, "shards": shards, "size": size}
         for side in command.sides:

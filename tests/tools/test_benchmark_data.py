@@ -72,7 +72,10 @@ def test_ratios_memory_and_start_are_in_the_report_with_hardware_versions_and_co
 ):
     monkeypatch.setattr(command_module, "_can_import", lambda python, packages: True)
     monkeypatch.setattr(sys, "argv", ["captioner", "benchmark", "data", "--quick"])
-    assert benchmark_data(BenchmarkDataCommand(quick=True, output=str(tmp_path / "data.md"))) == 0
+    assert (
+        benchmark_data(BenchmarkDataCommand(quick=True, jpeg_quality=75, output=str(tmp_path / "data.md")))
+        == 0
+    )
     text, report = (tmp_path / "data.md").read_text(), json.loads((tmp_path / "data.json").read_text())
     assert capsys.readouterr().out == text
     assert [(*row["size"], row["side"]) for row in report["speed"]] == [
@@ -83,6 +86,7 @@ def test_ratios_memory_and_start_are_in_the_report_with_hardware_versions_and_co
     assert "| tf | 100 | 101 | 102 | +2.0% |" in text
     assert "engine dali 0.50 s (0.25 s of CPU)" in text
     assert "640 x 480 3.00" in text
+    assert "JPEGs of quality 75." in text
     assert "captioner benchmark data --quick" in text
     assert "Left out" not in text
 
@@ -123,6 +127,8 @@ def test_photos_have_their_size_and_differ(tmp_path):
     paths = write_photos(tmp_path / "photos", PHOTOS, num_images=15, size=(40, 30))
     assert {Image.open(path).size for path in paths} == {(40, 30)}
     assert len({Path(path).read_bytes() for path in paths}) == 15
+    worse = write_photos(tmp_path / "worse", PHOTOS, num_images=15, size=(40, 30), quality=40)
+    assert all(Path(a).stat().st_size < Path(b).stat().st_size for a, b in zip(worse, paths, strict=True))
     assert bits_per_pixel(paths[:1], (40, 30)) == 8 * len(Path(paths[0]).read_bytes()) / 1200
 
 

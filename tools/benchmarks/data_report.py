@@ -32,9 +32,10 @@ def markdown(report: dict) -> str:
         "CPU milliseconds of an image, all threads of a process together: read, decoded, resized with antialiasing, in "
         "float32 batches. Readers took turns, each in a process of its own; medians of "
         f"{report['repetitions']} differences between a long and a short pass. Photos are crops of a few, enlarged "
-        "where needed, as JPEGs of quality 90. Ours also shuffle, check and tokenize five captions an image; the others "
-        "only read images, with their defaults. simplejpeg decodes wholly; `smaller` lets it decode to the next n/8 of "
-        "the size above the result."
+        f"where needed, as JPEGs of quality {report['jpeg_quality']}. "
+        "Ours also shuffle, check and tokenize five captions an image; the others only read "
+        "images, with their defaults. simplejpeg decodes wholly; `smaller` lets it decode to the next n/8 of the size "
+        "above the result."
         + (f" Left out, as they cannot be imported: {left_out}." if left_out else ""),
         "",
         *table(

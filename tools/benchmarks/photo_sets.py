@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 QUALITY = 90
+"""Of JPEGs, 1 to 95, as Pillow counts it."""
 CAPTIONS_PER_IMAGE = 5
 _WORDS = re.findall(
     r"\w+",
@@ -18,7 +19,9 @@ _WORDS = re.findall(
 )
 
 
-def write_photos(folder: Path, photos: str, *, num_images: int, size: tuple[int, int]) -> list[str]:
+def write_photos(
+    folder: Path, photos: str, *, num_images: int, size: tuple[int, int], quality: int = QUALITY
+) -> list[str]:
     """Writes JPEGs, crops of photos brought to a size; they compress as enlarged photos do.
 
     Args:
@@ -26,6 +29,7 @@ def write_photos(folder: Path, photos: str, *, num_images: int, size: tuple[int,
         photos: folder of JPEGs to cut from.
         num_images: how many.
         size: width and height in px.
+        quality: of the JPEGs.
 
     Returns:
         Their paths.
@@ -42,7 +46,7 @@ def write_photos(folder: Path, photos: str, *, num_images: int, size: tuple[int,
         box = (left, top, left + width, top + height)
         paths.append(str(folder / f"{number:06d}.jpg"))
         resized = source.resize(size, Image.Resampling.LANCZOS, box)
-        resized.save(paths[-1], quality=QUALITY)
+        resized.save(paths[-1], quality=quality)
     return paths
 
 
