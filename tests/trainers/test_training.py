@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import keras
@@ -12,7 +13,7 @@ from runs import RANDOMNESS, assert_same_run, killed_in_epoch, last_checkpoint, 
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
-from trainers import callbacks, csv_trainer
+from trainers import callbacks, csv_trainer, loop
 from trainers.callbacks import DivergenceError
 from trainers.checkpoint import CheckpointError
 from trainers.run_folder import RunFolder
@@ -197,13 +198,28 @@ def test_nothing_to_resume_is_an_error_that_leaves_no_folder(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_its_step(train, tmp_path):
-    with pytest.raises(DivergenceError, match=r"The loss became (nan|inf) at step [2-4] of epoch 1\."):
+def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_its_last_batches_are_kept(
+    train, tmp_path, monkeypatch
+):
+    made = []
+
+    def train_with(given, run, captioner, make_data, workers):
+        made.append(make_data(given))
+        return loop.train(given, run, captioner, make_data, workers)
+
+    monkeypatch.setattr(csv_trainer, "train", train_with)
+    message = r"The loss became (nan|inf) at step ([2-4]) of epoch 1\."
+    with pytest.raises(DivergenceError, match=message) as stopped:
         train(tmp_path / "run", learning_rate=1e30, warmup_fraction=0.0, clip_norm=1e30)
     assert not (tmp_path / "run" / "checkpoints").exists()
-    with np.load(tmp_path / "run" / "diverged_batch.npz") as batch:
-        assert batch["images"].shape == (3, 9, 15, 3)
-        assert batch["token_ids"].shape == batch["targets"].shape == batch["sample_weight"].shape == (3, 2, 9)
+    step = int(re.search(message, str(stopped.value))[2])
+    batches = list(made[0].training(0).as_numpy_iterator())[step - 2 : step]
+    with np.load(tmp_path / "run" / "diverged_batch.npz") as stored:
+        for prefix, (x, targets, sample_weight) in zip(("previous_", ""), batches, strict=True):
+            for name, array in {**x, "targets": targets, "sample_weight": sample_weight}.items():
+                np.testing.assert_array_equal(stored[prefix + name], array, err_msg=prefix + name)
+        assert not np.array_equal(stored["images"], stored["previous_images"])
+        assert len(stored.files) == 2 * 5
 
 
 def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_checkpoint(
