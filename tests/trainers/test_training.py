@@ -15,8 +15,10 @@ from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
 from trainers import callbacks, csv_trainer, loop
 from trainers.callbacks import DivergenceError
-from trainers.checkpoint import CheckpointError
+from trainers.checkpoint import CheckpointError, load_checkpoint
 from trainers.run_folder import RunFolder
+from trainers.stage_progress import train_parts_only
+from trainers.validation import Validator
 
 PARTS = {"rate_scales": {"image_blocks": 0.3}, "weight_decays": {"decoder": 0.1}}
 FROM_IMAGES = {"epochs": 3, "validation_split": 0.3, "learning_rate": 3e-3, **RANDOMNESS, **PARTS}
@@ -88,7 +90,7 @@ def test_the_run_folder_holds_what_explains_the_run(finished):
     assert names == {"step-0000000006.h5", "step-0000000009.h5", "best.h5"}
 
 
-def test_the_exported_preset_has_the_averaged_weights_of_the_best_epoch(finished, photos):
+def test_the_exported_preset_has_the_weights_of_the_best_epoch_and_captions(finished, photos):
     folder, best = finished
     captioner = ImageCaptioner.from_preset(str(folder))
     values, state = read_checkpoint(folder / "checkpoints" / "best.h5")
@@ -101,6 +103,32 @@ def test_the_exported_preset_has_the_averaged_weights_of_the_best_epoch(finished
         captioner.caption([photos / "0.png"], DecodingSettings(sampler="greedy", max_length=6))[0][0].log_prob
         < 0
     )
+
+
+def test_validation_and_export_use_the_optimizers_average_of_the_weights(
+    train, settings, tiny_captioner, tmp_path, monkeypatch
+):
+    validate, validated = Validator.__call__, []
+
+    def recorded(self):
+        validated.extend(self.captioner.backbone.get_weights())
+        return validate(self)
+
+    monkeypatch.setattr(Validator, "__call__", recorded)
+    changes = {"ema_momentum": 0.9, "learning_rate": 3e-3, "validation_split": 0.3}
+    train(tmp_path / "run", **changes)
+    captioner = tiny_captioner()
+    train_parts_only(settings(tmp_path / "run", **changes), captioner)
+    optimizer = loop.compiled_model(settings(tmp_path / "run", **changes), captioner, num_steps=3).optimizer
+    load_checkpoint(last_checkpoint(tmp_path / "run"), captioner, optimizer)
+    averages = optimizer._model_variables_moving_average
+    exported = ImageCaptioner.from_preset(str(tmp_path / "run")).backbone
+    in_backbone = {id(variable): index for index, variable in enumerate(captioner.backbone.weights)}
+    for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+        index = in_backbone[id(variable)]
+        np.testing.assert_array_equal(validated[index], np.array(average), err_msg=variable.path)
+        np.testing.assert_array_equal(exported.get_weights()[index], np.array(average), err_msg=variable.path)
+        assert not np.array_equal(np.array(variable), np.array(average)), variable.path
 
 
 def test_a_run_folder_can_be_fine_tuned(finished, train, tmp_path):
