@@ -40,11 +40,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, finished, 
     assert_same_run(tmp_path / "run", finished[0])
 
 
-def test_a_resumed_run_from_cached_features_equals_an_uninterrupted_one(train, tmp_path):
-    train(tmp_path / "whole", **FROM_FEATURES)
+@pytest.mark.parametrize(
+    "run",
+    [FROM_FEATURES, FROM_IMAGES | {"dtype": "mixed_float16"}, FROM_IMAGES | {"gradient_checkpointing": True}],
+    ids=["cached features", "float16", "gradient checkpointing"],
+)
+def test_a_resumed_run_of_another_kind_equals_an_uninterrupted_one(train, tmp_path, run):
+    train(tmp_path / "whole", **run)
     with killed_in_epoch(3):
-        train(tmp_path / "run", **FROM_FEATURES)
-    train(tmp_path / "run", **FROM_FEATURES, resume=True)
+        train(tmp_path / "run", **run)
+    train(tmp_path / "run", **run, resume=True)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
