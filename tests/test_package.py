@@ -13,6 +13,8 @@ from captioner import resources
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("captioner", "trainers", "tools")
+MAX_PRESETS_BYTES = 100e6
+"""Of all bundled presets together: res/docs/decisions/001-presets-inside-the-package.md."""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,12 @@ def test_a_preset_is_found_beside_the_modules_and_in_a_checkout(installed, tmp_p
 def test_an_unknown_preset_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match=r"`name` must be a bundled preset.*received 'nothing'"):
         resources.bundled_preset("nothing")
+
+
+def test_bundled_presets_stay_within_what_package_indexes_take():
+    folders = [resources.bundled_preset(name) for name in resources.list_bundled_presets()]
+    sizes = [path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert 0 < sum(sizes) <= MAX_PRESETS_BYTES
 
 
 def test_importing_the_package_does_not_import_tensorflow():

@@ -12,6 +12,7 @@ from trainers.run_folder import METRICS, RunFolder, plot_metrics
 
 SHOWN = ("loss", "val_loss", "val_token_accuracy", "val_bleu_4", "val_cider", "captions_per_second")
 """Metrics of the table, where a run has them."""
+PLOT = "comparison.png"
 NOT_COMPARED = ("run_dir", "resume", "cache_dir")
 
 
@@ -20,13 +21,13 @@ class CompareCommand:
     """Compares training runs: the metrics of their best epochs, the settings that differ, and their curves.
 
     Example:
-        captioner compare runs/a runs/b --plot comparison.png
+        captioner compare runs/a runs/b
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders."""
     plot: Path | None = None
-    """PNG file for the curves."""
+    """PNG file for the curves, instead of comparison.png in the first run folder."""
 
 
 def compare(command: CompareCommand) -> int:
@@ -45,9 +46,10 @@ def compare(command: CompareCommand) -> int:
     ]
     print()
     print(_table(["setting", *runs], differing) if differing else "All settings are the same.")
-    if command.plot is not None:
-        plot_metrics(metrics, command.plot)
-        print(f"\nCurves: {command.plot}")
+    # A file of that name in a run folder is ours, and may be replaced; in the current folder it may be anyone's.
+    plot = command.plot or command.runs[0] / PLOT
+    plot_metrics(metrics, plot)
+    print(f"\nCurves: {plot}")
     return 0
 
 

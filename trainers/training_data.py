@@ -47,17 +47,27 @@ class TrainingData:
 
 @contextlib.contextmanager
 def diverging_batch_stored(run: RunFolder, data: TrainingData, state: dict) -> Iterator[None]:
-    """Keeps the batch of the step after which a loss or weight was no number, to be looked at."""
+    """Keeps the batch of the step after which a loss or weight was no number, and the one before it, to be looked at.
+
+    Weights that the update of the batch before has spoiled show in the loss of the next. Its arrays are called
+    `previous_images` and so on; the first step of a run or stage has none.
+    """
     try:
         yield
     except DivergenceError as error:
         if not run.writes:
             raise
-        step = min(state["step"], data.steps_per_epoch - 1)
-        x, targets, sample_weight = next(data.training(state["epoch"], step).as_numpy_iterator())
+        num_steps = data.steps_per_epoch
+        step = state["epoch"] * num_steps + min(state["step"], num_steps - 1)
+        first = max(step - 1, state.get("first_epoch", 0) * num_steps)
+        arrays = {}
+        batches = data.training(*divmod(first, num_steps)).take(step - first + 1)
+        for x, targets, sample_weight in batches.as_numpy_iterator():
+            previous = {f"previous_{name}": array for name, array in arrays.items()}
+            arrays = {**x, "targets": targets, "sample_weight": sample_weight}
         with atomic_path(run.diverged_batch) as path:
-            np.savez(path, **x, targets=targets, sample_weight=sample_weight)
-        raise DivergenceError(f"{error} The batch of that step is in {run.diverged_batch}.") from error
+            np.savez(path, **arrays, **previous)
+        raise DivergenceError(f"{error} The last batches are in {run.diverged_batch}.") from error
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def runs(tmp_path):
 
 def test_the_best_epochs_and_the_settings_that_differ_are_shown(runs, capsys):
     assert main(["compare", *runs]) == 0
-    head, a, b, _, setting_head, *settings = capsys.readouterr().out.splitlines()
+    head, a, b, _, setting_head, *settings, _, _ = capsys.readouterr().out.splitlines()
     assert head.split() == [
         "run",
         "epoch",
@@ -60,8 +60,20 @@ def test_runs_with_the_same_settings_say_so_and_runs_of_one_name_keep_their_path
     assert other in out and again in out and "All settings are the same." in out
 
 
-def test_curves_of_all_runs_are_drawn(tmp_path, runs):
+def test_curves_are_drawn_in_the_first_run_folder(tmp_path, runs, capsys, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["compare", *runs]) == 0
+    with Image.open(tmp_path / "a" / "comparison.png") as both:
+        both.load()
+    assert capsys.readouterr().out.splitlines()[-1] == f"Curves: {tmp_path / 'a' / 'comparison.png'}"
+    assert list(tmp_path.rglob("*.png")) == [tmp_path / "a" / "comparison.png"]
+
+
+def test_curves_of_all_runs_are_drawn_where_they_are_wanted(tmp_path, runs, capsys):
     assert main(["compare", *runs, "--plot", str(tmp_path / "curves.png")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"Curves: {tmp_path / 'curves.png'}"
+    assert not (tmp_path / "a" / "comparison.png").exists()
     with Image.open(tmp_path / "curves.png") as both:
         both.load()
     assert main(["compare", runs[1], runs[1], "--plot", str(tmp_path / "one.png")]) == 0

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tools.commands import COMMANDS
 from tools.main import load, main, parse
+from trainers import csv_trainer
 from trainers.csv_settings import CsvTrainSettings
 
 COMMAND = next(command for command in COMMANDS if command.words == ("train", "csv"))
@@ -163,6 +164,23 @@ def test_numbers_of_parts_are_written_as_name_and_number(capsys):
         with pytest.raises(SystemExit) as stopped:
             parsed("--train-parts", "image_encoder", "--rate-scales", *words)
         assert stopped.value.code == 2 and words[0].split("=")[0] in capsys.readouterr().err
+
+
+def test_cross_validation_prints_mean_and_spread_of_each_metric(tmp_path, capsys, monkeypatch):
+    losses = (1.0, 2.0, 4.5)
+    monkeypatch.setattr(
+        csv_trainer,
+        "train_csv",
+        lambda run: {"epoch": 1, "loss": 9.0, "val_loss": losses[run.fold - 1], "val_cider": 0.25},
+    )
+    words = ["--csv", "table.csv", "--run-dir", str(tmp_path / "run"), "--folds", "3"]
+    assert main([*COMMAND.words, *words]) == 0
+    # The mean is 7.5 / 3; the squares of -1.5, -0.5 and 2 add up to 6.5, and the root of 6.5 / 2 is 1.80.
+    assert capsys.readouterr().out.splitlines() == [
+        "val_loss 2.5 +- 1.8",
+        "val_cider 0.25 +- 0",
+        f"Runs: {tmp_path / 'run'}, one for each of 3 folds",
+    ]
 
 
 @pytest.mark.parametrize(

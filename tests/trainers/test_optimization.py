@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainers.checkpoint import averaged_weights
 from trainers.optimization import CaptionLoss, build_optimizer
@@ -150,3 +151,21 @@ def test_float16_scales_the_loss_and_keeps_the_average():
     assert first[0] < 1 < first[1]
     with averaged_weights(None, optimizer):
         np.testing.assert_allclose(np.array(weight.value), first)
+
+
+@pytest.mark.parametrize("run", [lambda step: step, tf.function], ids=["eager", "graph"])
+def test_a_float16_step_whose_gradients_overflow_is_skipped_and_the_loss_scale_halved(run):
+    optimizer = build_optimizer(settings(dtype="mixed_float16", ema_momentum=0.75, warmup_fraction=0.0), 10)
+    weight = keras.Variable(np.ones(2, "float32"), name="kernel")
+    optimizer.build([weight])
+    step = run(lambda gradient: optimizer.apply([gradient], [weight]))
+    before = [np.array(variable) for variable in optimizer.inner_optimizer.variables]
+    scale = float(optimizer.scale_loss(1.0))
+    step(tf.constant([np.inf, 1.0]))
+    np.testing.assert_array_equal(np.array(weight), 1.0)
+    for variable, value in zip(optimizer.inner_optimizer.variables, before, strict=True):
+        np.testing.assert_array_equal(np.array(variable), value, err_msg=variable.path)
+    assert float(optimizer.scale_loss(1.0)) == scale / 2
+    step(tf.constant([scale, -scale]))
+    assert np.array(weight)[0] < 1 < np.array(weight)[1]
+    assert float(optimizer.scale_loss(1.0)) == scale / 2

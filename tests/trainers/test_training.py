@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import keras
@@ -12,10 +13,12 @@ from runs import RANDOMNESS, assert_same_run, killed_in_epoch, last_checkpoint, 
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
-from trainers import callbacks, csv_trainer
+from trainers import callbacks, csv_trainer, loop
 from trainers.callbacks import DivergenceError
-from trainers.checkpoint import CheckpointError
+from trainers.checkpoint import CheckpointError, load_checkpoint
 from trainers.run_folder import RunFolder
+from trainers.stage_progress import train_parts_only
+from trainers.validation import Validator
 
 PARTS = {"rate_scales": {"image_blocks": 0.3}, "weight_decays": {"decoder": 0.1}}
 FROM_IMAGES = {"epochs": 3, "validation_split": 0.3, "learning_rate": 3e-3, **RANDOMNESS, **PARTS}
@@ -37,11 +40,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(train, finished, 
     assert_same_run(tmp_path / "run", finished[0])
 
 
-def test_a_resumed_run_from_cached_features_equals_an_uninterrupted_one(train, tmp_path):
-    train(tmp_path / "whole", **FROM_FEATURES)
+@pytest.mark.parametrize(
+    "run",
+    [FROM_FEATURES, FROM_IMAGES | {"dtype": "mixed_float16"}, FROM_IMAGES | {"gradient_checkpointing": True}],
+    ids=["cached features", "float16", "gradient checkpointing"],
+)
+def test_a_resumed_run_of_another_kind_equals_an_uninterrupted_one(train, tmp_path, run):
+    train(tmp_path / "whole", **run)
     with killed_in_epoch(3):
-        train(tmp_path / "run", **FROM_FEATURES)
-    train(tmp_path / "run", **FROM_FEATURES, resume=True)
+        train(tmp_path / "run", **run)
+    train(tmp_path / "run", **run, resume=True)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -87,7 +95,7 @@ def test_the_run_folder_holds_what_explains_the_run(finished):
     assert names == {"step-0000000006.h5", "step-0000000009.h5", "best.h5"}
 
 
-def test_the_exported_preset_has_the_averaged_weights_of_the_best_epoch(finished, photos):
+def test_the_exported_preset_has_the_weights_of_the_best_epoch_and_captions(finished, photos):
     folder, best = finished
     captioner = ImageCaptioner.from_preset(str(folder))
     values, state = read_checkpoint(folder / "checkpoints" / "best.h5")
@@ -100,6 +108,32 @@ def test_the_exported_preset_has_the_averaged_weights_of_the_best_epoch(finished
         captioner.caption([photos / "0.png"], DecodingSettings(sampler="greedy", max_length=6))[0][0].log_prob
         < 0
     )
+
+
+def test_validation_and_export_use_the_optimizers_average_of_the_weights(
+    train, settings, tiny_captioner, tmp_path, monkeypatch
+):
+    validate, validated = Validator.__call__, []
+
+    def recorded(self):
+        validated.extend(self.captioner.backbone.get_weights())
+        return validate(self)
+
+    monkeypatch.setattr(Validator, "__call__", recorded)
+    changes = {"ema_momentum": 0.9, "learning_rate": 3e-3, "validation_split": 0.3}
+    train(tmp_path / "run", **changes)
+    captioner = tiny_captioner()
+    train_parts_only(settings(tmp_path / "run", **changes), captioner)
+    optimizer = loop.compiled_model(settings(tmp_path / "run", **changes), captioner, num_steps=3).optimizer
+    load_checkpoint(last_checkpoint(tmp_path / "run"), captioner, optimizer)
+    averages = optimizer._model_variables_moving_average
+    exported = ImageCaptioner.from_preset(str(tmp_path / "run")).backbone
+    in_backbone = {id(variable): index for index, variable in enumerate(captioner.backbone.weights)}
+    for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+        index = in_backbone[id(variable)]
+        np.testing.assert_array_equal(validated[index], np.array(average), err_msg=variable.path)
+        np.testing.assert_array_equal(exported.get_weights()[index], np.array(average), err_msg=variable.path)
+        assert not np.array_equal(np.array(variable), np.array(average)), variable.path
 
 
 def test_a_run_folder_can_be_fine_tuned(finished, train, tmp_path):
@@ -197,13 +231,28 @@ def test_nothing_to_resume_is_an_error_that_leaves_no_folder(train, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_its_step(train, tmp_path):
-    with pytest.raises(DivergenceError, match=r"The loss became (nan|inf) at step [2-4] of epoch 1\."):
+def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_its_last_batches_are_kept(
+    train, tmp_path, monkeypatch
+):
+    made = []
+
+    def train_with(given, run, captioner, make_data, workers):
+        made.append(make_data(given))
+        return loop.train(given, run, captioner, make_data, workers)
+
+    monkeypatch.setattr(csv_trainer, "train", train_with)
+    message = r"The loss became (nan|inf) at step ([2-4]) of epoch 1\."
+    with pytest.raises(DivergenceError, match=message) as stopped:
         train(tmp_path / "run", learning_rate=1e30, warmup_fraction=0.0, clip_norm=1e30)
     assert not (tmp_path / "run" / "checkpoints").exists()
-    with np.load(tmp_path / "run" / "diverged_batch.npz") as batch:
-        assert batch["images"].shape == (3, 9, 15, 3)
-        assert batch["token_ids"].shape == batch["targets"].shape == batch["sample_weight"].shape == (3, 2, 9)
+    step = int(re.search(message, str(stopped.value))[2])
+    batches = list(made[0].training(0).as_numpy_iterator())[step - 2 : step]
+    with np.load(tmp_path / "run" / "diverged_batch.npz") as stored:
+        for prefix, (x, targets, sample_weight) in zip(("previous_", ""), batches, strict=True):
+            for name, array in {**x, "targets": targets, "sample_weight": sample_weight}.items():
+                np.testing.assert_array_equal(stored[prefix + name], array, err_msg=prefix + name)
+        assert not np.array_equal(stored["images"], stored["previous_images"])
+        assert len(stored.files) == 2 * 5
 
 
 def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_checkpoint(
