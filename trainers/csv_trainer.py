@@ -1,7 +1,5 @@
 """Trains a captioner from a table of images and captions."""
 
-import hashlib
-import json
 import logging
 
 from captioner.images import Augmentation
@@ -19,7 +17,12 @@ from trainers.pipeline import ImageFiles, ImageSource, num_steps, training_datas
 from trainers.records import CaptionedImage, split_by_fold, split_by_image
 from trainers.run_folder import RunFolder
 from trainers.training_data import NO_VALIDATION, TrainingData
-from trainers.validation_tables import choose_split, normalized_images, read_validation_table
+from trainers.validation_tables import (
+    choose_split,
+    images_fingerprint,
+    normalized_images,
+    read_validation_table,
+)
 from trainers.workers import Workers, joined_workers
 
 log = logging.getLogger("captioner")
@@ -79,12 +82,6 @@ def _read_data(
     return images["train"], images.get("validation", [])
 
 
-def _fingerprint(*parts: list[CaptionedImage]) -> str:
-    """Names the images and captions of a run, wherever its folder of images lies."""
-    content = [[(image.path.name, image.captions) for image in images] for images in parts]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-
-
 def _training_data(
     settings: CsvTrainSettings,
     captioner: ImageCaptioner,
@@ -134,7 +131,10 @@ def _training_data(
         training=training_batches,
         num_images=len(training),
         num_captions=sum(min(len(image.captions), settings.captions_per_image) for image in training),
-        fingerprint=_fingerprint(training, validation),
+        fingerprints={
+            "training": images_fingerprint(training),
+            "validation": images_fingerprint(validation),
+        },
         find_problems=lambda: check_images(
             (*training, *validation), cache_dir=settings.cache_dir, progress=False
         ),

@@ -26,6 +26,7 @@ from trainers.stage_progress import (
     is_over,
     load_latest,
     require_possible,
+    require_same_data,
     train_parts_only,
 )
 from trainers.stages import stage_settings
@@ -113,11 +114,8 @@ def _train_stage(
     """Trains to the end of a stage, from its checkpoint at `path` or from its beginning; `logs` are further callbacks."""
     train_parts_only(stage, captioner)
     data = make_data(stage)
-    if state.setdefault("data", data.fingerprint) != data.fingerprint:
-        raise ValueError(
-            f"`resume` needs the images and captions that the run began with; those of {run.path} were others. See "
-            f"{run.data_report} for what is left out now. Bring them back, or begin a new run with --preset {run.path}."
-        )
+    require_same_data(run, state.get("data", data.fingerprints), data.fingerprints)
+    state["data"] = data.fingerprints
     num_steps = (stage.epochs - state.get("first_epoch", 0)) * data.steps_per_epoch
     model = compiled_model(stage, captioner, num_steps, data.split, data.training_references, workers.devices)
     if path is not None:

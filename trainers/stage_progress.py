@@ -53,6 +53,26 @@ def load_latest(run: RunFolder, captioner: ImageCaptioner) -> tuple[Path, dict]:
     return last, {"step": 0} | load_checkpoint(last, captioner)
 
 
+def require_same_data(run: RunFolder, begun: dict[str, str], now: dict[str, str]) -> None:
+    """Compares the `TrainingData.fingerprints` that a run began with and those of now.
+
+    Raises:
+        ValueError: If they differ; names which data changed.
+    """
+    if not isinstance(begun, dict):
+        log.warning(
+            "%s was begun by an earlier version: whether its data are still the same is not known.", run.path
+        )
+        return
+    changed = sorted(name for name in begun.keys() | now.keys() if begun.get(name) != now.get(name))
+    if changed:
+        raise ValueError(
+            f"`resume` needs the images and captions that the run began with; changed: {' and '.join(changed)} data of "
+            f"{run.path}. See {run.data_report} for what is left out now. Bring them back, or begin a new run with "
+            f"--preset {run.path}."
+        )
+
+
 def is_over(stage: TrainSettings, state: dict) -> bool:
     """Whether the stage that the state is about has nothing left to train."""
     return state["epoch"] >= stage.epochs or out_of_patience(stage, state)

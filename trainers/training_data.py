@@ -29,8 +29,8 @@ class TrainingData:
     """Captions shown in an epoch."""
     steps_per_epoch: int
     """Batches of an epoch."""
-    fingerprint: str
-    """Changes with images and captions: a resumed run must have the same."""
+    fingerprints: dict[str, str]
+    """For "training" and "validation" what changes with images and captions: a resumed run must have the same."""
     find_problems: Callable[[], list[Problem]]
     """Looks for images that became unusable since training began."""
     validation: tf.data.Dataset | None = None

@@ -1,5 +1,8 @@
 """The validation table of a run, and what both trainers do with tables."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.caption_sets import normalized_captions
@@ -32,3 +35,9 @@ def choose_split(splits: set[str], split: str) -> str | None:
 def normalized_images(images: list[CaptionedImage], lowercase: bool) -> list[CaptionedImage]:
     """The images with their captions as they are trained."""
     return [CaptionedImage(image.path, normalized_captions(image.captions, lowercase)) for image in images]
+
+
+def images_fingerprint(images: Sequence[CaptionedImage]) -> str:
+    """Changes with the names of images and their captions, and not with the folder of the images."""
+    content = [(image.path.name, image.captions) for image in images]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -21,7 +21,7 @@ from trainers.shards.read_problems import ReadProblems
 from trainers.shards.reader import CaptionTokens, ShardReader
 from trainers.shards.remote import open_cache
 from trainers.training_data import NO_VALIDATION, TrainingData
-from trainers.validation_tables import normalized_images, read_validation_table
+from trainers.validation_tables import images_fingerprint, normalized_images, read_validation_table
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.workers import Workers, joined_workers
 
@@ -78,6 +78,16 @@ class _Inputs:
     """The shards to validate on."""
     validation_images: list[CaptionedImage] | None = None
     """Or the images of a table."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What `TrainingData` has of them."""
+        validation = {}
+        if self.validation_shards is not None:
+            validation = {"validation": self.validation_shards.fingerprint()}
+        elif self.validation_images is not None:
+            validation = {"validation": images_fingerprint(self.validation_images)}
+        return {"training": self.training.fingerprint()} | validation
 
 
 def _read_inputs(
@@ -157,7 +167,7 @@ def _training_data(
         training=batches,
         num_images=plan.num_places * workers.num_processes,
         num_captions=round(captions_each * plan.num_places * workers.num_processes),
-        fingerprint=data.fingerprint(),
+        fingerprints=inputs.fingerprints,
         find_problems=lambda: list(inputs.problems),
         steps_per_epoch=plan.num_steps(share),
         training_references=data.captions(settings.lowercase),
