@@ -26,7 +26,6 @@ from trainers.stage_progress import (
     is_over,
     load_latest,
     require_possible,
-    require_same_data,
     train_parts_only,
 )
 from trainers.stages import stage_settings
@@ -63,7 +62,7 @@ def train(
     Raises:
         DivergenceError: If the loss is no longer a number.
         CheckpointError: If a run to resume cannot be read.
-        ValueError: If a stage is impossible, a run to resume had other data, or an image became unusable.
+        ValueError: If a stage is impossible, or an image became unusable.
         ImportError: If Weights & Biases is wanted and not installed.
         OSError: If the disk is full.
     """
@@ -114,7 +113,6 @@ def _train_stage(
     """Trains to the end of a stage, from its checkpoint at `path` or from its beginning; `logs` are further callbacks."""
     train_parts_only(stage, captioner)
     data = make_data(stage)
-    require_same_data(run, state.get("data", data.fingerprints), data.fingerprints)
     state["data"] = data.fingerprints
     num_steps = (stage.epochs - state.get("first_epoch", 0)) * data.steps_per_epoch
     model = compiled_model(stage, captioner, num_steps, data.split, data.training_references, workers.devices)

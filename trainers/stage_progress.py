@@ -1,12 +1,13 @@
 """Where a run is among its stages, and how it gets from one to the next."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from captioner.model import ImageCaptioner
 from trainers.callbacks import out_of_patience
-from trainers.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from trainers.checkpoint import CheckpointError, load_checkpoint, read_state, save_checkpoint
 from trainers.run_folder import RunFolder
 from trainers.self_critical import require_tensorflow
 from trainers.settings import TrainSettings
@@ -53,24 +54,18 @@ def load_latest(run: RunFolder, captioner: ImageCaptioner) -> tuple[Path, dict]:
     return last, {"step": 0} | load_checkpoint(last, captioner)
 
 
-def require_same_data(run: RunFolder, begun: dict[str, str], now: dict[str, str]) -> None:
-    """Compares the `TrainingData.fingerprints` that a run began with and those of now.
+def require_resumable(run: RunFolder, fingerprints: dict[str, str]) -> None:
+    """Refuses at once, before anything is written, a run that cannot go on as it began.
+
+    Args:
+        run: RunFolder.
+        fingerprints: as in `TrainingData`.
 
     Raises:
-        ValueError: If they differ; names which data changed.
+        ValueError: If the data are others; names which of them changed.
+        CheckpointError: If all checkpoints are damaged.
     """
-    if not isinstance(begun, dict):
-        log.warning(
-            "%s was begun by an earlier version: whether its data are still the same is not known.", run.path
-        )
-        return
-    changed = sorted(name for name in begun.keys() | now.keys() if begun.get(name) != now.get(name))
-    if changed:
-        raise ValueError(
-            f"`resume` needs the images and captions that the run began with; changed: {' and '.join(changed)} data of "
-            f"{run.path}. See {run.data_report} for what is left out now. Bring them back, or begin a new run with "
-            f"--preset {run.path}."
-        )
+    _require_same_data(run, _latest_state(run).get("data"), fingerprints)
 
 
 def is_over(stage: TrainSettings, state: dict) -> bool:
@@ -94,3 +89,26 @@ def begin_stage(
         save_checkpoint(path, captioner, None, best)
     log.info("Stage %d begins with the weights of epoch %d.", number, state["best_epoch"])
     state |= {"stage": number, "epoch": first_epoch, "first_epoch": first_epoch, "step": 0}
+
+
+def _latest_state(run: RunFolder) -> dict:
+    *later, last = run.checkpoints
+    for path in later:
+        with contextlib.suppress(CheckpointError):  # `load_latest` says so
+            return read_state(path)
+    return read_state(last)
+
+
+def _require_same_data(run: RunFolder, begun: dict[str, str] | None, now: dict[str, str]) -> None:
+    if not isinstance(begun, dict):
+        log.warning(
+            "%s was begun by an earlier version: whether its data are still the same is not known.", run.path
+        )
+        return
+    changed = sorted(name for name in begun.keys() | now.keys() if begun.get(name) != now.get(name))
+    if changed:
+        raise ValueError(
+            f"`resume` needs the images and captions that the run began with; changed: {' and '.join(changed)} data of "
+            f"{run.path}. What is left out now stands above, what was then in {run.data_report}. Bring them back, or "
+            f"begin a new run with --preset {run.path}."
+        )

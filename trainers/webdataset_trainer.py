@@ -7,7 +7,7 @@ import logging
 from captioner.model import ImageCaptioner
 from trainers.build import build_captioner
 from trainers.caption_sets import tokenize_captions
-from trainers.data_report import check_data, require_good_data, write_data_report
+from trainers.data_report import check_data, write_data_report
 from trainers.loop import train
 from trainers.pipeline import ImageFiles, validation_dataset
 from trainers.process_reports import merge_process_reports, process_report
@@ -20,7 +20,7 @@ from trainers.shards.plan import ShardPlan
 from trainers.shards.read_problems import ReadProblems
 from trainers.shards.reader import CaptionTokens, ShardReader
 from trainers.shards.remote import open_cache
-from trainers.training_data import NO_VALIDATION, TrainingData
+from trainers.training_data import NO_VALIDATION, TrainingData, accept_data
 from trainers.validation_tables import images_fingerprint, normalized_images, read_validation_table
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.workers import Workers, joined_workers
@@ -106,11 +106,6 @@ def _read_inputs(
             read_validation_table(settings), cache_dir=settings.cache_dir
         )
         inputs["validation_images"] = normalized_images(images, settings.lowercase)
-    if run.writes:
-        write_data_report(run.data_report, reports)
-    for report in reports.values():
-        log.info(report.summary())
-        require_good_data(report, settings.max_bad_fraction, run.data_report)
 
     def write(problems: tuple[Problem, ...]) -> None:
         later = {WHILE_TRAINING: dataclasses.replace(reports["train"], problems=problems)}
@@ -121,7 +116,9 @@ def _read_inputs(
 
     problems = ReadProblems(write)
     stack.callback(problems.close)
-    return _Inputs(training=training, problems=problems, **inputs)
+    inputs = _Inputs(training=training, problems=problems, **inputs)
+    accept_data(settings, run, reports, inputs.fingerprints)
+    return inputs
 
 
 def _training_data(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from engines import ENGINES
 from loopback import answering, serving, whole
 from PIL import Image
-from runs import RANDOMNESS, assert_same_run, killed_in_epoch, read_metrics
+from runs import RANDOMNESS, assert_same_run, killed_in_epoch, read_metrics, unchanged
 from shards import encoded, samples_of, write_shard
 
 from captioner.model import ImageCaptioner
@@ -204,7 +204,7 @@ def test_an_index_of_another_content_says_how_to_make_it_anew_and_a_copy_does_no
 def test_resuming_with_other_shards_is_refused(shard_settings, shards, tmp_path):
     train_webdataset(shard_settings(epochs=1))
     write_shard(shards[1], [("x", encoded(np.zeros((12, 14, 3), "uint8")), ["a dog"])])
-    with pytest.raises(ValueError, match="that the run began with; changed: training data"):
+    with unchanged(tmp_path / "run"), pytest.raises(ValueError, match="began with; changed: training data"):
         train_webdataset(shard_settings(epochs=1, resume=True))
 
 
@@ -217,7 +217,7 @@ def test_resuming_with_other_validation_data_is_refused(shard_settings, photos, 
     train_webdataset(shard_settings(epochs=1, **validation))
     write_shard(shard, [(*samples[0][:2], ["two cats"]), samples[1]])
     table.write_text(table.read_text().replace("dog", "cat"))
-    with pytest.raises(ValueError, match="that the run began with; changed: validation data"):
+    with unchanged(tmp_path / "run"), pytest.raises(ValueError, match="began with; changed: validation data"):
         train_webdataset(shard_settings(epochs=1, **validation, resume=True))
 
 
