@@ -38,6 +38,9 @@ def normalized_images(images: list[CaptionedImage], lowercase: bool) -> list[Cap
 
 
 def images_fingerprint(images: Sequence[CaptionedImage]) -> str:
-    """Changes with the names of images and their captions, and not with the folder of the images."""
-    content = [(image.path.name, image.captions) for image in images]
+    """Changes with names and sizes of image files and their captions, and not with their folder or when it was copied.
+
+    A photo that is replaced by one of the same size to the byte is not noticed: to read all photos would take too long.
+    """
+    content = [(image.path.name, image.path.stat().st_size, image.captions) for image in images]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
