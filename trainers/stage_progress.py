@@ -1,6 +1,7 @@
 """Where a run is among its stages, and how it gets from one to the next."""
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,9 +64,11 @@ def require_resumable(run: RunFolder, fingerprints: dict[str, str]) -> None:
 
     Raises:
         ValueError: If the data are others; names which of them changed.
-        CheckpointError: If all checkpoints are damaged.
+        CheckpointError: If all checkpoints are damaged, or one that is needed later is.
     """
-    _require_same_data(run, _latest_state(run).get("data"), fingerprints)
+    state = _latest_state(run)
+    _require_same_data(run, state.get("data"), fingerprints)
+    _require_later_checkpoints(run, state)
 
 
 def is_over(stage: TrainSettings, state: dict) -> bool:
@@ -112,3 +115,18 @@ def _require_same_data(run: RunFolder, begun: dict[str, str] | None, now: dict[s
             f"{run.path}. What is left out now stands above, what was then in {run.data_report}. Bring them back, or "
             f"begin a new run with --preset {run.path}."
         )
+
+
+def _require_later_checkpoints(run: RunFolder, state: dict) -> None:
+    """Checks the best weights so far, and those put aside for stages that have not saved yet."""
+    paths = [run.best_checkpoint] if "best_epoch" in state else []
+    if "stage" in state:
+        following = map(run.stage_checkpoint, itertools.count(state["stage"] + 1))
+        paths += itertools.takewhile(Path.exists, following)
+    for path in paths:
+        try:
+            read_state(path)
+        except (CheckpointError, FileNotFoundError) as error:
+            raise CheckpointError(
+                f"`resume` will need {path}, which cannot be read: {error} Bring it back from a copy, or begin a new run."
+            ) from error
