@@ -16,6 +16,7 @@ from trainers.accumulation import accumulated_batches
 from trainers.build import export_preset
 from trainers.callbacks import EndOfEpoch, Progress
 from trainers.checkpoint import load_checkpoint
+from trainers.disk import explained_disk_errors
 from trainers.optimization import CaptionLoss, build_optimizer
 from trainers.run_folder import RunFolder
 from trainers.self_critical import SelfCriticalModel
@@ -92,7 +93,7 @@ def train(
     workers.wait_for_all("the end of training")
     best = load_checkpoint(run.best_checkpoint, captioner)
     if run.writes:
-        with workers.alone():
+        with workers.alone(), explained_disk_errors(run.preset, "run_dir"):
             export_preset(captioner, run.preset, settings.weights_dtype)
     return next(
         (line for line in run.read_metrics() if line["epoch"] == best["epoch"]), {"epoch": best["epoch"]}

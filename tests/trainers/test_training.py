@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import keras
@@ -154,6 +155,13 @@ def test_resuming_with_other_captions_is_refused(finished, train, photos, tmp_pa
 def test_resuming_a_finished_run_exports_again_and_trains_no_more(finished, train, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", None)
     assert train(finished[0], **FROM_IMAGES, resume=True) == finished[1]
+
+
+def test_a_preset_that_cannot_be_written_is_explained(finished, train, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("preset"))
+    (folder / "preset").write_text("")
+    with pytest.raises(OSError, match=r"cannot write to \S*preset: part of the path is a file"):
+        train(folder, **FROM_IMAGES, resume=True)
 
 
 def test_of_damaged_checkpoints_the_one_before_is_resumed(train, finished, tmp_path, caplog):
