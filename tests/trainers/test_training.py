@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import types
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from runs import (
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
-from trainers import callbacks, csv_trainer
+from trainers import callbacks, csv_trainer, step_checkpoints
 from trainers.callbacks import DivergenceError
 from trainers.checkpoint import CheckpointError
 from trainers.run_folder import RunFolder
@@ -189,21 +190,45 @@ def test_without_a_whole_checkpoint_nothing_is_resumed_or_overwritten(finished, 
             path.write_bytes(data)
 
 
-def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_at_that_step(train, finished, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "ending", "code"),
+    [
+        (signal.SIGTERM, SystemExit, (128 + signal.SIGTERM,)),
+        (signal.SIGINT, KeyboardInterrupt, ()),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_at_that_step(
+    train, finished, tmp_path, number, ending, code
+):
     step_end = callbacks.Progress.on_train_batch_end
 
     def ask(self, batch, logs=None):
         step_end(self, batch, logs)
         if (self.epoch, batch) == (1, 0):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ending) as stopped:
         patch.setattr(callbacks.Progress, "on_train_batch_end", ask)
         train(tmp_path / "run", **FROM_IMAGES)
-    assert stopped.value.code == 128 + signal.SIGTERM
+    assert stopped.value.args == code
     assert read_checkpoint(last_checkpoint(tmp_path / "run"))[1]["step"] in (1, 2)
     train(tmp_path / "run", **FROM_IMAGES, resume=True)
     assert_same_run(tmp_path / "run", finished[0])
+
+
+def test_checkpoints_by_minutes_are_written_after_the_minutes_and_not_before(train, monkeypatch, tmp_path):
+    clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    step_end = callbacks.Progress.on_train_batch_end
+
+    def take_four_minutes(self, batch, logs=None):
+        step_end(self, batch, logs)
+        clock.now += 4 * 60
+
+    monkeypatch.setattr(step_checkpoints, "time", clock)
+    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", take_four_minutes)
+    train(tmp_path / "run", batch_size=1, checkpoint_minutes=10, keep_checkpoints=9)
+    saved = [int(path.stem.split("-")[1]) for path in RunFolder(tmp_path / "run").checkpoints]
+    assert saved == [10, 9, 6, 3]  # the end of the epoch, and each third step: 12 minutes
 
 
 def test_nothing_to_resume_is_an_error_that_leaves_no_folder(train, tmp_path):
