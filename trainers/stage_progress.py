@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
+
 from captioner.model import ImageCaptioner
 from trainers.callbacks import out_of_patience
 from trainers.checkpoint import CheckpointError, load_checkpoint, read_state, save_checkpoint
@@ -34,10 +36,10 @@ def train_parts_only(stage: TrainSettings, captioner: ImageCaptioner) -> None:
 
 
 def first_state(settings: TrainSettings) -> dict:
-    """The state of a run that begins: `epoch` and `step` count what is finished; with stages also the number of the one that is
-    trained, and the epochs before it."""
+    """The state of a run that begins: `epoch` and `step` count what is finished; the Keras backend; with stages also the number
+    of the one that is trained, and the epochs before it."""
     stage = {"stage": 1, "first_epoch": 0} if settings.stages else {}
-    return {"epoch": 0, "step": 0, **stage}
+    return {"epoch": 0, "step": 0, "backend": keras.config.backend(), **stage}
 
 
 def load_latest(run: RunFolder, captioner: ImageCaptioner) -> tuple[Path, dict]:
@@ -63,10 +65,11 @@ def require_resumable(run: RunFolder, fingerprints: dict[str, str]) -> None:
         fingerprints: as in `TrainingData`.
 
     Raises:
-        ValueError: If the data are others; names which of them changed.
+        ValueError: If the Keras backend is another, or the data are; names which of them changed.
         CheckpointError: If all checkpoints are damaged, or one that is needed later is.
     """
     state = _latest_state(run)
+    _require_same_backend(run, state)
     _require_same_data(run, state.get("data"), fingerprints)
     _require_later_checkpoints(run, state)
 
@@ -100,6 +103,16 @@ def _latest_state(run: RunFolder) -> dict:
         with contextlib.suppress(CheckpointError):  # `load_latest` says so
             return read_state(path)
     return read_state(last)
+
+
+def _require_same_backend(run: RunFolder, state: dict) -> None:
+    now = keras.config.backend()
+    begun = state.get("backend", now)  # runs of earlier versions do not say it
+    if begun != now:
+        raise ValueError(
+            f"`resume` needs the Keras backend that the run began with, since others round and draw differently; {run.path} "
+            f"began with {begun}, and this is {now}. Set KERAS_BACKEND={begun}, or begin a new run with --preset {run.path}."
+        )
 
 
 def _require_same_data(run: RunFolder, begun: dict[str, str] | None, now: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from trainers.checkpoint import CheckpointError, save_checkpoint
 from trainers.run_folder import RunFolder
-from trainers.stage_progress import require_resumable
+from trainers.stage_progress import first_state, require_resumable
 
 DATA = {"training": "a", "validation": "b"}
 
@@ -60,3 +60,14 @@ def test_damaged_weights_of_a_stage_that_has_saved_since_are_not_needed(begun):
 def test_the_data_of_a_run_of_an_earlier_version_are_not_compared_and_that_is_said(begun, caplog):
     require_resumable(begun(data="c"), DATA)
     assert "begun by an earlier version" in caplog.text
+
+
+def test_a_run_of_another_backend_is_refused_and_one_that_does_not_say_it_is_not(begun):
+    require_resumable(begun(), DATA)
+    require_resumable(begun(backend=keras.config.backend()), DATA)
+    with pytest.raises(ValueError, match=r"began with numpy, and this is .* Set KERAS_BACKEND=numpy"):
+        require_resumable(begun(backend="numpy"), DATA)
+
+
+def test_a_run_that_begins_notes_its_backend(settings, tmp_path):
+    assert first_state(settings(tmp_path))["backend"] == keras.config.backend()
