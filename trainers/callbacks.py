@@ -88,8 +88,8 @@ class EndOfEpoch(keras.callbacks.Callback):
         validator: Validator, or None without validation images: then the last epoch is the best.
         paths: validation image files.
         checkpoints: StepCheckpoints, whose state says where the run is:
-            `{"epoch": ..., "step": ..., "data": ..., "best_score": ..., "best_epoch": ...}`, and in a run of stages
-            `"stage"` and its `"first_epoch"`.
+            `{"epoch": ..., "step": ..., "backend": ..., "data": ..., "best_score": ..., "best_epoch": ...}`, and in a run of
+            stages `"stage"` and its `"first_epoch"`.
         num_epochs: int. Epochs of the run.
     """
 

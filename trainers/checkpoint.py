@@ -76,22 +76,27 @@ def load_checkpoint(
         CheckpointError: If the file is damaged, or its variables are not those of model and optimizer.
     """
     path = Path(path)
-    try:
-        with h5py.File(path, "r") as file:
-            _require_undamaged(file, path)
-            state = json.loads(file.attrs["state"])
-            values = [
-                (variable, value)
-                for group, variables in _groups(model, optimizer, metrics).items()
-                for variable, value in _matched(file.get(group, {}), variables, group, path)
-            ]
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+    with _whole_file(path) as file:
+        state = json.loads(file.attrs["state"])
+        values = [
+            (variable, value)
+            for group, variables in _groups(model, optimizer, metrics).items()
+            for variable, value in _matched(file.get(group, {}), variables, group, path)
+        ]
     for variable, value in values:
         variable.assign(value)
     return state
+
+
+def read_state(path: str | os.PathLike) -> dict:
+    """The state in a checkpoint, all of which is checked.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file is damaged.
+    """
+    with _whole_file(Path(path)) as file:
+        return json.loads(file.attrs["state"])
 
 
 @contextlib.contextmanager
@@ -127,6 +132,19 @@ class _Digest:
 
     def text(self) -> str:
         return self.hash.hexdigest()
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[h5py.File]:
+    """Opens a checkpoint that has its checksum, and explains what the block finds missing in it."""
+    try:
+        with h5py.File(path, "r") as file:
+            _require_undamaged(file, path)
+            yield file
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
 
 
 def _require_undamaged(file: h5py.File, path: Path) -> None:

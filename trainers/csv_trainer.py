@@ -1,7 +1,6 @@
 """Trains a captioner from a table of images and captions."""
 
-import hashlib
-import json
+import dataclasses
 import logging
 
 from captioner.images import Augmentation
@@ -11,15 +10,20 @@ from trainers.build import build_captioner
 from trainers.caption_sets import CaptionSet, tokenize_captions
 from trainers.caption_tables import find_splits, read_captions
 from trainers.csv_settings import CsvTrainSettings
-from trainers.data_report import check_data, check_images, require_good_data, write_data_report
+from trainers.data_report import check_data, check_images
 from trainers.encode_images import weights_fingerprint
 from trainers.feature_cache import cache_features
 from trainers.loop import train
 from trainers.pipeline import ImageFiles, ImageSource, num_steps, training_dataset, validation_dataset
 from trainers.records import CaptionedImage, split_by_fold, split_by_image
 from trainers.run_folder import RunFolder
-from trainers.training_data import NO_VALIDATION, TrainingData
-from trainers.validation_tables import choose_split, normalized_images, read_validation_table
+from trainers.training_data import NO_VALIDATION, TrainingData, accept_data
+from trainers.validation_tables import (
+    choose_split,
+    images_fingerprint,
+    normalized_images,
+    read_validation_table,
+)
 from trainers.workers import Workers, joined_workers
 
 log = logging.getLogger("captioner")
@@ -41,20 +45,30 @@ def train_csv(settings: CsvTrainSettings) -> dict:
     if settings.folds and not settings.fold:
         raise ValueError("`folds` without a `fold` is for `cross_validate`, which trains once for each.")
     with joined_workers(settings) as workers, workers.run_opened(settings) as run:
-        training, validation = _read_data(settings, run)
-        captioner = build_captioner(settings, (text for image in training for text in image.captions))
+        inputs = _read_inputs(settings, run)
+        captioner = build_captioner(settings, (text for image in inputs.training for text in image.captions))
         return train(
             settings,
             run,
             captioner,
-            lambda stage: _training_data(stage, captioner, training, validation, workers),
+            lambda stage: _training_data(stage, captioner, inputs, workers),
             workers,
         )
 
 
-def _read_data(
-    settings: CsvTrainSettings, run: RunFolder
-) -> tuple[list[CaptionedImage], list[CaptionedImage]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What a run trains and validates on."""
+
+    training: list[CaptionedImage]
+    """The images to train on."""
+    validation: list[CaptionedImage]
+    """The images to validate on, if any."""
+    fingerprints: dict[str, str]
+    """As in `TrainingData`."""
+
+
+def _read_inputs(settings: CsvTrainSettings, run: RunFolder) -> _Inputs:
     columns = {"image_column": settings.image_column, "caption_column": settings.caption_column}
     splits = find_splits(settings.csv)
     split = settings.split or choose_split(splits, "train")
@@ -66,32 +80,26 @@ def _read_data(
     ):
         tables["validation"] = read_captions(settings.csv, settings.images, split="val", **columns)
     checked = {name: check_data(records, cache_dir=settings.cache_dir) for name, records in tables.items()}
-    if run.writes:
-        write_data_report(run.data_report, {name: report for name, (_, report) in checked.items()})
-    for _, report in checked.values():
-        log.info(report.summary())
-        require_good_data(report, settings.max_bad_fraction, run.data_report)
     images = {name: normalized_images(images, settings.lowercase) for name, (images, _) in checked.items()}
+    training, validation = images["train"], images.get("validation", [])
+    # A split of the table is the same for the same table and settings.
+    fingerprints = {"training": images_fingerprint(training), "validation": images_fingerprint(validation)}
+    accept_data(settings, run, {name: report for name, (_, report) in checked.items()}, fingerprints)
     if settings.folds:
-        return split_by_fold(images["train"], settings.folds, settings.fold, settings.seed)
-    if settings.validation_split:
-        return split_by_image(images["train"], settings.validation_split, settings.seed)
-    return images["train"], images.get("validation", [])
-
-
-def _fingerprint(*parts: list[CaptionedImage]) -> str:
-    """Names the images and captions of a run, wherever its folder of images lies."""
-    content = [[(image.path.name, image.captions) for image in images] for images in parts]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+        training, validation = split_by_fold(training, settings.folds, settings.fold, settings.seed)
+    elif settings.validation_split:
+        training, validation = split_by_image(training, settings.validation_split, settings.seed)
+    return _Inputs(training=training, validation=validation, fingerprints=fingerprints)
 
 
 def _training_data(
     settings: CsvTrainSettings,
     captioner: ImageCaptioner,
-    training: list[CaptionedImage],
-    validation: list[CaptionedImage],
+    inputs: _Inputs,
     workers: Workers,
 ) -> TrainingData:
+    training, validation = inputs.training, inputs.validation
+
     def caption_set(images):
         return tokenize_captions(
             images,
@@ -134,7 +142,7 @@ def _training_data(
         training=training_batches,
         num_images=len(training),
         num_captions=sum(min(len(image.captions), settings.captions_per_image) for image in training),
-        fingerprint=_fingerprint(training, validation),
+        fingerprints=inputs.fingerprints,
         find_problems=lambda: check_images(
             (*training, *validation), cache_dir=settings.cache_dir, progress=False
         ),

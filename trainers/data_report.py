@@ -14,9 +14,8 @@ import PIL
 from tqdm import tqdm
 
 from captioner.cores import num_cores
-from captioner.files import atomic_path
 from captioner.images import ImageError, read_image
-from trainers.disk import default_cache_dir, explained_disk_errors
+from trainers.disk import default_cache_dir, explained_disk_errors, run_file
 from trainers.records import CaptionedImage, CaptionRecords, Problem
 
 _DECODER = f"1 pillow {PIL.__version__}"  # what another decoder said is no longer known
@@ -145,7 +144,7 @@ def check_images(
 
 def write_data_report(path: str | os.PathLike, reports: Mapping[str, DataReport]) -> None:
     """Writes reports by the name of their part, such as "train" and "validation", as one JSON file."""
-    with atomic_path(path) as temporary:
+    with run_file(path) as temporary:
         content = {part: report.to_dict() for part, report in reports.items()}
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 

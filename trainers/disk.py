@@ -2,9 +2,12 @@
 
 import contextlib
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from captioner.files import atomic_path
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -24,7 +27,7 @@ def default_cache_dir() -> Path:
 
 @contextlib.contextmanager
 def explained_disk_errors(folder: Path, argument: str) -> Iterator[None]:
-    """Explains an OSError of the block: the folder, the reason, and the argument that chooses another."""
+    """Explains an OSError of the block: the folder or file, the reason, and the argument that chooses another folder."""
     try:
         yield
     except OSError as error:
@@ -34,6 +37,14 @@ def explained_disk_errors(folder: Path, argument: str) -> Iterator[None]:
             raise
         message = f"cannot write to {folder}: {_REASONS[number]}. Choose another folder with `{argument}`"
         raise OSError(number, message) from error
+
+
+@contextlib.contextmanager
+def run_file(path: str | os.PathLike) -> Iterator[Path]:
+    """`atomic_path` for a file or folder of a run, with its OSError explained."""
+    path = Path(path)
+    with explained_disk_errors(path, "run_dir"), atomic_path(path) as temporary:
+        yield temporary
 
 
 def require_free_space(folder: Path, num_bytes: int, argument: str) -> None:

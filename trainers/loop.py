@@ -16,6 +16,7 @@ from trainers.accumulation import accumulated_batches
 from trainers.build import export_preset
 from trainers.callbacks import EndOfEpoch, Progress
 from trainers.checkpoint import load_checkpoint
+from trainers.disk import explained_disk_errors
 from trainers.optimization import CaptionLoss, build_optimizer
 from trainers.run_folder import RunFolder
 from trainers.self_critical import SelfCriticalModel
@@ -62,7 +63,7 @@ def train(
     Raises:
         DivergenceError: If the loss is no longer a number.
         CheckpointError: If a run to resume cannot be read.
-        ValueError: If a stage is impossible, a run to resume had other data, or an image became unusable.
+        ValueError: If a stage is impossible, or an image became unusable.
         ImportError: If Weights & Biases is wanted and not installed.
         OSError: If the disk is full.
     """
@@ -92,7 +93,7 @@ def train(
     workers.wait_for_all("the end of training")
     best = load_checkpoint(run.best_checkpoint, captioner)
     if run.writes:
-        with workers.alone():
+        with workers.alone(), explained_disk_errors(run.preset, "run_dir"):
             export_preset(captioner, run.preset, settings.weights_dtype)
     return next(
         (line for line in run.read_metrics() if line["epoch"] == best["epoch"]), {"epoch": best["epoch"]}
@@ -113,11 +114,7 @@ def _train_stage(
     """Trains to the end of a stage, from its checkpoint at `path` or from its beginning; `logs` are further callbacks."""
     train_parts_only(stage, captioner)
     data = make_data(stage)
-    if state.setdefault("data", data.fingerprint) != data.fingerprint:
-        raise ValueError(
-            f"`resume` needs the images and captions that the run began with; those of {run.path} were others. See "
-            f"{run.data_report} for what is left out now. Bring them back, or begin a new run with --preset {run.path}."
-        )
+    state["data"] = data.fingerprints
     num_steps = (stage.epochs - state.get("first_epoch", 0)) * data.steps_per_epoch
     model = compiled_model(stage, captioner, num_steps, data.split, data.training_references, workers.devices)
     if path is not None:

@@ -5,8 +5,8 @@ import json
 import os
 from pathlib import Path
 
-from captioner.files import atomic_path
 from trainers.data_report import DataReport
+from trainers.disk import run_file
 from trainers.records import Problem
 
 
@@ -33,7 +33,7 @@ def merge_process_reports(report: str | os.PathLike, part: str) -> None:
     values = {field.name: reports[0][field.name] for field in dataclasses.fields(DataReport)}
     merged = DataReport(**values | {"problems": tuple(reversed(each_once.values()))})
     content[part] = merged.to_dict()
-    with atomic_path(report) as temporary:
+    with run_file(report) as temporary:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
     for path in paths:
         path.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from captioner.files import atomic_path
-from trainers.disk import explained_disk_errors
+from trainers.disk import explained_disk_errors, run_file
 
 CONFIG, METRICS, REPORT, LOCK = "config.json", "metrics.jsonl", "data_report.json", ".lock"
 MAY_CHANGE = (
@@ -78,7 +78,8 @@ class RunFolder:
 
     @property
     def diverged_batch(self) -> Path:
-        """The batch of the step at which a run diverged: arrays of images, token_ids, padding_mask, targets, sample_weight."""
+        """The batch of the step at which a run diverged, and the one before it (`previous_images` and so on): arrays of images,
+        token_ids, padding_mask, targets, sample_weight."""
         return self.path / "diverged_batch.npz"
 
     @property
@@ -158,7 +159,10 @@ class RunFolder:
         """Adds the line of an epoch, durably."""
         if not self.writes:
             return
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with (
+            explained_disk_errors(self.metrics, "run_dir"),
+            self.metrics.open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -176,13 +180,13 @@ class RunFolder:
         if not self.writes:
             return
         kept = [line for line in self.read_metrics() if line["epoch"] <= num_epochs]
-        with atomic_path(self.metrics) as path:
+        with run_file(self.metrics) as path:
             path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     @staticmethod
     def write_json(path: Path, value) -> None:
         """Writes a JSON file in one step."""
-        with atomic_path(path) as temporary:
+        with run_file(path) as temporary:
             temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

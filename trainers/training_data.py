@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,8 +11,13 @@ import tensorflow as tf
 from captioner.files import atomic_path
 from captioner.model.encoder_split import EncoderSplit
 from trainers.callbacks import DivergenceError
+from trainers.data_report import DataReport, require_good_data, write_data_report
 from trainers.records import Problem
 from trainers.run_folder import RunFolder
+from trainers.settings import TrainSettings
+from trainers.stage_progress import require_resumable
+
+log = logging.getLogger("captioner")
 
 NO_VALIDATION = "No validation images: the last epoch will be exported."
 
@@ -29,8 +35,8 @@ class TrainingData:
     """Captions shown in an epoch."""
     steps_per_epoch: int
     """Batches of an epoch."""
-    fingerprint: str
-    """Changes with images and captions: a resumed run must have the same."""
+    fingerprints: dict[str, str]
+    """For "training" and "validation" what changes with images and captions: a resumed run must have the same."""
     find_problems: Callable[[], list[Problem]]
     """Looks for images that became unusable since training began."""
     validation: tf.data.Dataset | None = None
@@ -43,6 +49,33 @@ class TrainingData:
     """The captions of each training image."""
     split: EncoderSplit | None = None
     """How the image encoder is split, if `x["images"]` holds the features of its frozen part."""
+
+
+def accept_data(
+    settings: TrainSettings, run: RunFolder, reports: Mapping[str, DataReport], fingerprints: dict[str, str]
+) -> None:
+    """Reports the data of a run, and refuses those that are too bad or not those that a run to resume began with.
+
+    Args:
+        settings: TrainSettings.
+        run: an open RunFolder. A resume that is refused leaves it as it is.
+        reports: as for `write_data_report`.
+        fingerprints: as in `TrainingData`.
+
+    Raises:
+        ValueError: If that is so.
+        CheckpointError: If a run to resume cannot be read.
+    """
+    for report in reports.values():
+        log.info(report.summary())
+    if settings.resume:
+        require_resumable(run, fingerprints)
+    if run.writes:
+        write_data_report(run.data_report, reports)
+    if settings.resume:
+        return  # what is used is the same, and was good enough
+    for report in reports.values():
+        require_good_data(report, settings.max_bad_fraction, run.data_report)
 
 
 @contextlib.contextmanager

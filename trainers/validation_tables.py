@@ -1,5 +1,8 @@
 """The validation table of a run, and what both trainers do with tables."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainers.caption_sets import normalized_captions
@@ -32,3 +35,12 @@ def choose_split(splits: set[str], split: str) -> str | None:
 def normalized_images(images: list[CaptionedImage], lowercase: bool) -> list[CaptionedImage]:
     """The images with their captions as they are trained."""
     return [CaptionedImage(image.path, normalized_captions(image.captions, lowercase)) for image in images]
+
+
+def images_fingerprint(images: Sequence[CaptionedImage]) -> str:
+    """Changes with names and sizes of image files and their captions, and not with their folder or when it was copied.
+
+    A photo that is replaced by one of the same size to the byte is not noticed: to read all photos would take too long.
+    """
+    content = [(image.path.name, image.path.stat().st_size, image.captions) for image in images]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

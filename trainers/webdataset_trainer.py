@@ -7,7 +7,7 @@ import logging
 from captioner.model import ImageCaptioner
 from trainers.build import build_captioner
 from trainers.caption_sets import tokenize_captions
-from trainers.data_report import check_data, require_good_data, write_data_report
+from trainers.data_report import check_data, write_data_report
 from trainers.loop import train
 from trainers.pipeline import ImageFiles, validation_dataset
 from trainers.process_reports import merge_process_reports, process_report
@@ -20,8 +20,8 @@ from trainers.shards.plan import ShardPlan
 from trainers.shards.read_problems import ReadProblems
 from trainers.shards.reader import CaptionTokens, ShardReader
 from trainers.shards.remote import open_cache
-from trainers.training_data import NO_VALIDATION, TrainingData
-from trainers.validation_tables import normalized_images, read_validation_table
+from trainers.training_data import NO_VALIDATION, TrainingData, accept_data
+from trainers.validation_tables import images_fingerprint, normalized_images, read_validation_table
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.workers import Workers, joined_workers
 
@@ -79,6 +79,16 @@ class _Inputs:
     validation_images: list[CaptionedImage] | None = None
     """Or the images of a table."""
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What `TrainingData` has of them."""
+        validation = {}
+        if self.validation_shards is not None:
+            validation = {"validation": self.validation_shards.fingerprint()}
+        elif self.validation_images is not None:
+            validation = {"validation": images_fingerprint(self.validation_images)}
+        return {"training": self.training.fingerprint()} | validation
+
 
 def _read_inputs(
     settings: WebdatasetTrainSettings, run: RunFolder, workers: Workers, stack: contextlib.ExitStack
@@ -96,11 +106,6 @@ def _read_inputs(
             read_validation_table(settings), cache_dir=settings.cache_dir
         )
         inputs["validation_images"] = normalized_images(images, settings.lowercase)
-    if run.writes:
-        write_data_report(run.data_report, reports)
-    for report in reports.values():
-        log.info(report.summary())
-        require_good_data(report, settings.max_bad_fraction, run.data_report)
 
     def write(problems: tuple[Problem, ...]) -> None:
         later = {WHILE_TRAINING: dataclasses.replace(reports["train"], problems=problems)}
@@ -111,7 +116,9 @@ def _read_inputs(
 
     problems = ReadProblems(write)
     stack.callback(problems.close)
-    return _Inputs(training=training, problems=problems, **inputs)
+    inputs = _Inputs(training=training, problems=problems, **inputs)
+    accept_data(settings, run, reports, inputs.fingerprints)
+    return inputs
 
 
 def _training_data(
@@ -157,7 +164,7 @@ def _training_data(
         training=batches,
         num_images=plan.num_places * workers.num_processes,
         num_captions=round(captions_each * plan.num_places * workers.num_processes),
-        fingerprint=data.fingerprint(),
+        fingerprints=inputs.fingerprints,
         find_problems=lambda: list(inputs.problems),
         steps_per_epoch=plan.num_steps(share),
         training_references=data.captions(settings.lowercase),

@@ -35,6 +35,18 @@ def killed_in_epoch(number):
         yield
 
 
+@contextlib.contextmanager
+def unchanged(folder):
+    """Requires that the block leaves every file of the folder as it was, to the byte."""
+
+    def content():
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = content()
+    yield
+    assert content() == before
+
+
 def last_checkpoint(folder):
     return RunFolder(folder).checkpoints[0]
 

@@ -1,10 +1,12 @@
 """What a table becomes before training starts: splits, captions as trained, sources, and refusals."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from captioner.model import ImageCaptioner
 from trainers import csv_trainer
@@ -165,15 +167,24 @@ def test_the_fingerprint_changes_with_captions_and_images_and_not_with_their_fol
 
     def fingerprint(rows, **changes):
         table.write_text(f"image,caption\n{rows}\n")
-        return prepared(csv=table, **changes)[1].fingerprint
+        return prepared(csv=table, **changes)[1].fingerprints
 
     first = fingerprint("0.png,a dog\n1.png,a cat")
     assert fingerprint("0.png,a dog\n1.png,a cat") == first
     assert fingerprint(f"{photos / '0.png'},a dog\n1.png,a cat") == first
-    assert (
-        len({first, fingerprint("0.png,a dog\n1.png,two cats"), fingerprint("0.png,a dog\n2.png,a cat")}) == 3
-    )
-    assert fingerprint("0.png,a dog\n1.png,a cat", validation_split=0.5) != first
+    others = [fingerprint(f"0.png,a dog\n{row}")["training"] for row in ("1.png,two cats", "2.png,a cat")]
+    assert len({first["training"], *others}) == 3
+
+
+def test_the_fingerprint_changes_with_a_photo_replaced_under_its_name_and_not_with_a_copy(
+    prepared, photos, tmp_path
+):
+    copy = shutil.copytree(photos, tmp_path / "copy", copy_function=shutil.copyfile)  # with the time of now
+    changes = {"csv": copy / "captions.csv", "images": copy}
+    first = prepared()[1].fingerprints
+    assert prepared(**changes)[1].fingerprints == first
+    Image.new("RGB", (14, 12)).save(copy / "1.png")
+    assert prepared(**changes)[1].fingerprints["training"] != first["training"]
 
 
 def test_features_are_cached_with_their_views_in_training_only(prepared, monkeypatch):

@@ -1,11 +1,14 @@
 """The run folder keeps runs apart and survives what interrupts them."""
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from trainers.data_report import write_data_report
 from trainers.run_folder import RunFolder, plot_metrics
 
 
@@ -72,6 +75,42 @@ def test_a_file_in_the_way_of_the_folder_is_explained(tmp_path):
         RunFolder(tmp_path / "run").opened({}, False),
     ):
         pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_is_full_at_the_end_of_an_epoch_is_explained(run):
+    run.path.mkdir()
+    run.metrics.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"cannot write to \S*metrics\.jsonl: the disk is full") as raised:
+        run.append_metrics({"epoch": 1})
+    assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EACCES, "the folder may not be written"), (errno.EROFS, "the disk is read-only")],
+)
+@pytest.mark.parametrize("name", ["config.json", "data_report.json", "metrics.jsonl"])
+def test_a_folder_that_may_not_be_written_is_explained(run, monkeypatch, number, reason, name):
+    run.path.mkdir()
+    run.metrics.write_text("")
+    open_file = Path.open
+
+    def refuse(path, mode="r", *arguments, **keywords):
+        if mode != "r":
+            raise OSError(number, "as a real one")  # modes of a folder do not stop root
+        return open_file(path, mode, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    write = {
+        "config.json": lambda: run.write_json(run.config, {}),
+        "data_report.json": lambda: write_data_report(run.data_report, {}),
+        "metrics.jsonl": lambda: run.keep_metrics_until(1),
+    }[name]
+    message = rf"cannot write to \S*{name}: {reason}\. Choose another folder with `run_dir`"
+    with pytest.raises(OSError, match=message):
+        write()
+    assert [path.name for path in run.path.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_half_written_line_of_metrics_is_dropped_with_the_epochs_to_do_again(run):

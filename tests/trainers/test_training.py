@@ -3,17 +3,27 @@
 import json
 import os
 import re
+import shutil
 import signal
+import types
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from runs import RANDOMNESS, assert_same_run, killed_in_epoch, last_checkpoint, read_checkpoint, read_metrics
+from runs import (
+    RANDOMNESS,
+    assert_same_run,
+    killed_in_epoch,
+    last_checkpoint,
+    read_checkpoint,
+    read_metrics,
+    unchanged,
+)
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
-from trainers import callbacks, csv_trainer, loop
+from trainers import callbacks, csv_trainer, loop, step_checkpoints
 from trainers.callbacks import DivergenceError
 from trainers.checkpoint import CheckpointError, load_checkpoint
 from trainers.run_folder import RunFolder
@@ -169,10 +179,9 @@ def test_resuming_with_other_captions_is_refused(finished, train, photos, tmp_pa
     table = photos / "captions.csv"
     before = table.read_text()
     try:
-        table.write_text(before.replace("dog", "cat"))
-        with pytest.raises(
-            ValueError, match="`resume` needs the images and captions that the run began with"
-        ):
+        # A row that is left out would change the report too.
+        table.write_text(before.replace("dog", "cat") + "0.png,\n")
+        with unchanged(finished[0]), pytest.raises(ValueError, match="began with; changed: training data"):
             train(finished[0], **FROM_IMAGES, resume=True)
     finally:
         table.write_text(before)
@@ -181,6 +190,13 @@ def test_resuming_with_other_captions_is_refused(finished, train, photos, tmp_pa
 def test_resuming_a_finished_run_exports_again_and_trains_no_more(finished, train, monkeypatch):
     monkeypatch.setattr(keras.Model, "fit", None)
     assert train(finished[0], **FROM_IMAGES, resume=True) == finished[1]
+
+
+def test_a_preset_that_cannot_be_written_is_explained(finished, train, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("preset"))
+    (folder / "preset").write_text("")
+    with pytest.raises(OSError, match=r"cannot write to \S*preset: part of the path is a file"):
+        train(folder, **FROM_IMAGES, resume=True)
 
 
 def test_of_damaged_checkpoints_the_one_before_is_resumed(train, finished, tmp_path, caplog):
@@ -208,21 +224,45 @@ def test_without_a_whole_checkpoint_nothing_is_resumed_or_overwritten(finished, 
             path.write_bytes(data)
 
 
-def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_at_that_step(train, finished, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "ending", "code"),
+    [
+        (signal.SIGTERM, SystemExit, (128 + signal.SIGTERM,)),
+        (signal.SIGINT, KeyboardInterrupt, ()),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_at_that_step(
+    train, finished, tmp_path, number, ending, code
+):
     step_end = callbacks.Progress.on_train_batch_end
 
     def ask(self, batch, logs=None):
         step_end(self, batch, logs)
         if (self.epoch, batch) == (1, 0):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ending) as stopped:
         patch.setattr(callbacks.Progress, "on_train_batch_end", ask)
         train(tmp_path / "run", **FROM_IMAGES)
-    assert stopped.value.code == 128 + signal.SIGTERM
+    assert stopped.value.args == code
     assert read_checkpoint(last_checkpoint(tmp_path / "run"))[1]["step"] in (1, 2)
     train(tmp_path / "run", **FROM_IMAGES, resume=True)
     assert_same_run(tmp_path / "run", finished[0])
+
+
+def test_checkpoints_by_minutes_are_written_after_the_minutes_and_not_before(train, monkeypatch, tmp_path):
+    clock = types.SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    step_end = callbacks.Progress.on_train_batch_end
+
+    def take_four_minutes(self, batch, logs=None):
+        step_end(self, batch, logs)
+        clock.now += 4 * 60
+
+    monkeypatch.setattr(step_checkpoints, "time", clock)
+    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", take_four_minutes)
+    train(tmp_path / "run", batch_size=1, checkpoint_minutes=10, keep_checkpoints=9)
+    saved = [int(path.stem.split("-")[1]) for path in RunFolder(tmp_path / "run").checkpoints]
+    assert saved == [10, 9, 6, 3]  # the end of the epoch, and each third step: 12 minutes
 
 
 def test_nothing_to_resume_is_an_error_that_leaves_no_folder(train, tmp_path):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from engines import ENGINES
 from loopback import answering, serving, whole
 from PIL import Image
-from runs import RANDOMNESS, assert_same_run, killed_in_epoch, read_metrics
+from runs import RANDOMNESS, assert_same_run, killed_in_epoch, read_metrics, unchanged
 from shards import encoded, samples_of, write_shard
 
 from captioner.model import ImageCaptioner
@@ -157,7 +157,7 @@ def test_weighted_sources_are_mixed_and_the_first_one_decides_the_epoch(prepared
     assert (data.num_images, data.steps_per_epoch) == (7 + 14, 6)
     assert len(list(data.training(0).take(6).as_numpy_iterator())) == 6
     _, plain = prepared(batch_size=4, run_dir=tmp_path / "plain")
-    assert plain.num_images == 10 and plain.fingerprint != data.fingerprint
+    assert plain.num_images == 10 and plain.fingerprints != data.fingerprints
 
 
 def test_a_shard_that_breaks_while_training_stops_nothing_and_is_named(
@@ -204,8 +204,21 @@ def test_an_index_of_another_content_says_how_to_make_it_anew_and_a_copy_does_no
 def test_resuming_with_other_shards_is_refused(shard_settings, shards, tmp_path):
     train_webdataset(shard_settings(epochs=1))
     write_shard(shards[1], [("x", encoded(np.zeros((12, 14, 3), "uint8")), ["a dog"])])
-    with pytest.raises(ValueError, match="`resume` needs the images and captions that the run began with"):
+    with unchanged(tmp_path / "run"), pytest.raises(ValueError, match="began with; changed: training data"):
         train_webdataset(shard_settings(epochs=1, resume=True))
+
+
+@pytest.mark.parametrize("kind", ["shards", "table"])
+def test_resuming_with_other_validation_data_is_refused(shard_settings, photos, tmp_path, kind):
+    table, samples = tmp_path / "validation.csv", samples_of(photos)[:2]
+    table.write_text(f"image,caption\n{photos / '0.png'},a dog\n")
+    shard = write_shard(tmp_path / "validation.tar", samples)
+    validation = {"validation_shards": (shard,)} if kind == "shards" else {"validation_csv": table}
+    train_webdataset(shard_settings(epochs=1, **validation))
+    write_shard(shard, [(*samples[0][:2], ["two cats"]), samples[1]])
+    table.write_text(table.read_text().replace("dog", "cat"))
+    with unchanged(tmp_path / "run"), pytest.raises(ValueError, match="began with; changed: validation data"):
+        train_webdataset(shard_settings(epochs=1, **validation, resume=True))
 
 
 @pytest.mark.parametrize(
