@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -32,11 +34,16 @@ if keras.config.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
 from tools.run_config import settings_from_config, trainer_named
-from worker_runs import batches_of_processes, killed_after
+from worker_runs import batches_of_processes, killed_after, weights_kept, writing_noted
 
 settings, train = trainer_named(name)
 values = json.load(open(path))
-with batches_of_processes(changes.get("processes", 0)), killed_after(changes.get("steps"), changes.get("signal", signal.SIGKILL)):
+with (
+    batches_of_processes(changes.get("processes", 0)),
+    killed_after(changes.get("steps"), changes.get("signal", signal.SIGKILL)),
+    weights_kept(path),
+    writing_noted(path, values["run_dir"]),
+):
     settings = settings_from_config(settings, values, path)
     if changes.get("ray"):
         from trainers.ray_workers import train_with_ray
@@ -93,6 +100,55 @@ def killed_after(num_steps, by=signal.SIGKILL):
         yield
 
 
+def weights_of(run_dir, process_index: int) -> Path:
+    """The file with the weights that a process had at the end of its training."""
+    return _settings_file(run_dir, process_index).with_suffix(".npz")
+
+
+def written_by(run_dir, process_index: int) -> list[str]:
+    """What a process wrote in the run folder by Python's own functions."""
+    return json.loads(
+        _settings_file(run_dir, process_index).with_suffix(".written").read_text(encoding="utf-8")
+    )
+
+
+@contextlib.contextmanager
+def weights_kept(path):
+    """Keeps the weights of the end of training, before those of the best epoch are read from the run folder."""
+    train_end = Progress.on_train_end
+
+    def end(self, logs=None):
+        train_end(self, logs)
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()
+        np.savez(Path(path).with_suffix(".npz"), *map(keras.ops.convert_to_numpy, self.model.weights))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "on_train_end", end)
+        yield
+
+
+@contextlib.contextmanager
+def writing_noted(path, folder):
+    """Notes what is opened for writing in a folder, made in it or renamed into it."""
+    found = []
+
+    def note(event, arguments):
+        writes = {
+            "open": lambda name, mode, flags: (flags or 0) & (os.O_WRONLY | os.O_RDWR) and name,
+            "os.mkdir": lambda name, *_: name,
+            "os.rename": lambda _, name, *__: name,
+        }
+        if event in writes:
+            name = writes[event](*arguments)
+            if isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(folder):
+                found.append(str(Path(name).relative_to(folder)))
+
+    sys.addaudithook(note)
+    yield
+    Path(path).with_suffix(".written").write_text(json.dumps(found), encoding="utf-8")
+
+
 def train_and_be_killed_once(settings):
     """Trains from shards; the second process is killed in the middle, the first time."""
     from trainers.webdataset_trainer import train_webdataset
@@ -109,9 +165,47 @@ def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
     """Starts a training on virtual processors, beside its run folder; `finish_run` waits for it. Changes: `processes`,
     `steps`, `signal`, `ray`, see above."""
     trainer = "csv" if hasattr(settings, "csv") else "webdataset"
-    folder = settings.run_dir.parent
-    path = folder / f"{settings.run_dir.name}-{settings.process_index}.json"
+    path = _settings_file(settings.run_dir, settings.process_index)
     path.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
+    words = ["-c", SCRIPT, trainer, str(path), str(num_devices), json.dumps(changes)]
+    return _start(words, path.parent, backend, num_devices)
+
+
+def start_commands(settings, num_processes):
+    """Goes on with a training of several processes by our own command, which torchrun's variables tell of them."""
+    port = str(free_port())
+    path = _settings_file(settings.run_dir, settings.process_index)
+    path.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
+    words = [
+        "-m",
+        "tools.main",
+        "train",
+        "webdataset",
+        "--config",
+        str(path),
+        "--run-dir",
+        str(settings.run_dir),
+        "--resume",
+    ]
+    return [
+        _start(
+            words,
+            path.parent,
+            "jax",
+            WORLD_SIZE=str(num_processes),
+            RANK=str(index),
+            MASTER_ADDR="localhost",
+            MASTER_PORT=port,
+        )
+        for index in range(num_processes)
+    ]
+
+
+def _settings_file(run_dir: Path, process_index: int) -> Path:
+    return run_dir.parent / f"{run_dir.name}-{process_index}.json"
+
+
+def _start(words, folder, backend, num_devices=1, **variables):
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "CUDA_VISIBLE_DEVICES": "",
@@ -119,10 +213,15 @@ def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests" / "helpers")]),
+        **variables,
     }
-    words = [sys.executable, "-c", SCRIPT, trainer, str(path), str(num_devices), json.dumps(changes)]
     return subprocess.Popen(
-        words, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *words],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

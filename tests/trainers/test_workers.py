@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,7 +12,15 @@ import pytest
 import tensorflow as tf
 from runs import last_checkpoint, read_checkpoint, read_metrics
 from shards import samples_of, write_shard
-from worker_runs import SECONDS, finish_run, start_processes, start_run
+from worker_runs import (
+    SECONDS,
+    finish_run,
+    start_commands,
+    start_processes,
+    start_run,
+    weights_of,
+    written_by,
+)
 
 from captioner.model import ImageCaptioner
 from trainers import csv_trainer
@@ -46,7 +55,8 @@ def assert_same_weights(folder, expected, atol=1e-5):
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.oracle)])
 def test_two_devices_train_what_one_device_trains(settings, tmp_path, backend):
     pytest.importorskip(backend, reason='needs pip install "captioner[oracle]"')
-    alike = settings(tmp_path / "one", **ALIKE, **UPDATES, gradient_accumulation_steps=2)
+    # 21 batches, 10 updates.
+    alike = settings(tmp_path / "one", **ALIKE | {"epochs": 7}, **UPDATES, gradient_accumulation_steps=2)
     runs = [
         start_run(
             dataclasses.replace(alike, run_dir=tmp_path / name, devices=devices),
@@ -102,6 +112,15 @@ def test_two_processes_train_what_one_trains_also_when_one_of_them_is_killed(fro
     for process in start_processes(dataclasses.replace(given, resume=True), 2):
         finish_run(process)
     assert_same_weights(tmp_path / "two", whole)
+    with (
+        np.load(weights_of(given.run_dir, 0)) as weights,
+        np.load(weights_of(given.run_dir, 1)) as others,
+    ):
+        assert len(weights) > 20
+        for name in weights:
+            np.testing.assert_array_equal(weights[name], others[name])
+    assert {"metrics.jsonl", "data_report.json"} <= {Path(name).name for name in written_by(given.run_dir, 0)}
+    assert not written_by(given.run_dir, 1)
     assert ImageCaptioner.from_preset(str(tmp_path / "two"))
 
 
@@ -114,7 +133,7 @@ def test_two_processes_stop_together_when_one_of_them_is_asked_to(from_shards, t
         assert process.returncode == TERMINATED, said[-4000:]
     saved = int(last_checkpoint(tmp_path / "two").stem.split("-")[1])
     assert 4 <= saved <= 6  # by a vote after a step, or at the end of the epoch
-    for process in start_processes(dataclasses.replace(given, resume=True), 2):
+    for process in start_commands(given, 2):
         finish_run(process)
     assert_same_weights(tmp_path / "two", whole)
 
@@ -132,11 +151,11 @@ def test_ray_replaces_a_lost_process_and_the_run_ends_as_if_nothing_had_been(fro
 
 def test_processes_read_the_parts_of_the_batches_of_one_process(settings, tiny_captioner, tmp_path):
     given = settings(tmp_path / "run", epochs=2, batch_size=4)
-    training, _ = csv_trainer._read_data(given, RunFolder(tmp_path))
+    inputs = csv_trainer._read_inputs(given, RunFolder(tmp_path))
     captioner = tiny_captioner()
 
     def batches(workers):
-        data = csv_trainer._training_data(given, captioner, training, [], workers)
+        data = csv_trainer._training_data(given, captioner, inputs, workers)
         return list(data.training(0, 1).as_numpy_iterator())
 
     whole = batches(Workers())
