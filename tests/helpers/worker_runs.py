@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -32,7 +34,7 @@ if keras.config.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
 from tools.run_config import settings_from_config, trainer_named
-from worker_runs import batches_of_processes, killed_after
+from worker_runs import batches_of_processes, killed_after, told
 
 settings, train = trainer_named(name)
 values = json.load(open(path))
@@ -44,7 +46,8 @@ with batches_of_processes(changes.get("processes", 0)), killed_after(changes.get
 
         train_with_ray(train_and_be_killed_once, settings, num_workers=2, max_failures=1)
     else:
-        train(dataclasses.replace(settings, resume=values["resume"]))
+        with told(settings):
+            train(dataclasses.replace(settings, resume=values["resume"]))
 """
 
 
@@ -91,6 +94,51 @@ def killed_after(num_steps, by=signal.SIGKILL):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Progress, "on_train_batch_end", end)
         yield
+
+
+@contextlib.contextmanager
+def told(settings):
+    """Writes what `read_told` reads, beside the run folder: what the process has trained at the end, and which paths of the run
+    folder it made, changed or removed."""
+    result, paths = {}, set()
+    run_dir = os.path.abspath(settings.run_dir)
+
+    def note(event, arguments):
+        if event == "open":
+            path, _, flags = arguments
+            changed = [path] if flags & (os.O_WRONLY | os.O_RDWR) else []
+        else:  # HDF5 opens files unseen, but under names that are renamed after
+            changed = {"os.rename": arguments[:2], "os.remove": arguments[:1], "os.mkdir": arguments[:1]}.get(
+                event, ()
+            )
+        for path in changed:
+            if not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(run_dir + os.sep):
+                paths.add(os.path.relpath(os.fsdecode(path), run_dir))
+
+    def end(self, logs=None):
+        # Before the best weights are read from the file of the first process.
+        digest = hashlib.sha256()
+        for variable in (*self.model.weights, *self.model.optimizer.variables):
+            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        result["weights"] = digest.hexdigest()
+
+    sys.addaudithook(note)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "on_train_end", end)
+        yield
+    _told_path(settings, settings.process_index).write_text(
+        json.dumps(result | {"changed": sorted(paths)}), encoding="utf-8"
+    )
+
+
+def read_told(settings, process_index) -> dict:
+    """What a process that ended well has told: `weights`, a digest of weights and optimizer, and `changed`, paths in the run
+    folder."""
+    return json.loads(_told_path(settings, process_index).read_text(encoding="utf-8"))
+
+
+def _told_path(settings, process_index) -> Path:
+    return settings.run_dir.parent / f"{settings.run_dir.name}-{process_index}-told.json"
 
 
 def train_and_be_killed_once(settings):

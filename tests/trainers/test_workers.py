@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from runs import last_checkpoint, read_checkpoint, read_metrics
 from shards import samples_of, write_shard
-from worker_runs import SECONDS, finish_run, start_processes, start_run
+from worker_runs import SECONDS, finish_run, read_told, start_processes, start_run
 
 from captioner.model import ImageCaptioner
 from trainers import csv_trainer
@@ -102,9 +102,17 @@ def test_two_processes_train_what_one_trains_also_when_one_of_them_is_killed(fro
     assert killed.wait() == -signal.SIGKILL
     saved = int(last_checkpoint(tmp_path / "two").stem.split("-")[1])
     assert 4 <= saved <= 5
-    for process in start_processes(dataclasses.replace(given, resume=True), 2):
+    first, second = start_processes(dataclasses.replace(given, resume=True), 2)
+    for process in (first, second):
         finish_run(process)
+    told = [read_told(given, index) for index in range(2)]
+    assert told[0]["weights"] == told[1]["weights"]
     assert_same_weights(tmp_path / "two", whole)
+    assert "metrics.jsonl" in told[0]["changed"]
+    assert all("data_report.process-00001." in path for path in told[1]["changed"]), told[1]["changed"]
+    # TensorFlow writes these unseen, and names the process.
+    assert list((tmp_path / "two").glob(f"tensorboard/*.{first.pid}.*"))
+    assert not list((tmp_path / "two").glob(f"tensorboard/*.{second.pid}.*"))
     assert ImageCaptioner.from_preset(str(tmp_path / "two"))
 
 
