@@ -157,9 +157,35 @@ def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
     """Starts a training on virtual processors, beside its run folder; `finish_run` waits for it. Changes: `processes`,
     `steps`, `signal`, `ray`, see above."""
     trainer = "csv" if hasattr(settings, "csv") else "webdataset"
-    folder = settings.run_dir.parent
-    path = folder / f"{settings.run_dir.name}-{settings.process_index}.json"
+    words = ["-c", SCRIPT, trainer, str(_written(settings)), str(num_devices), json.dumps(changes)]
+    return _start(words, settings, backend, num_devices)
+
+
+def start_commands(settings, num_processes):
+    """Starts `captioner train webdataset --resume` in several processes, their places in the environment as torchrun does it."""
+    port = str(free_port())
+    return [
+        _start(
+            ["-m", "tools.main", "train", "webdataset", "--config", str(_written(settings)), "--resume"],
+            settings,
+            "jax",
+            WORLD_SIZE=str(num_processes),
+            RANK=str(index),
+            MASTER_ADDR="localhost",
+            MASTER_PORT=port,
+        )
+        for index in range(num_processes)
+    ]
+
+
+def _written(settings) -> Path:
+    """The settings as a file beside the run folder."""
+    path = settings.run_dir.parent / f"{settings.run_dir.name}-{settings.process_index}.json"
     path.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
+    return path
+
+
+def _start(words, settings, backend, num_devices=1, **environment):
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "CUDA_VISIBLE_DEVICES": "",
@@ -167,10 +193,15 @@ def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests" / "helpers")]),
+        **environment,
     }
-    words = [sys.executable, "-c", SCRIPT, trainer, str(path), str(num_devices), json.dumps(changes)]
     return subprocess.Popen(
-        words, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *words],
+        env=environment,
+        cwd=settings.run_dir.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
