@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -11,7 +12,6 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -34,16 +34,11 @@ if keras.config.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
 from tools.run_config import settings_from_config, trainer_named
-from worker_runs import batches_of_processes, killed_after, weights_kept, writing_noted
+from worker_runs import batches_of_processes, killed_after, told
 
 settings, train = trainer_named(name)
 values = json.load(open(path))
-with (
-    batches_of_processes(changes.get("processes", 0)),
-    killed_after(changes.get("steps"), changes.get("signal", signal.SIGKILL)),
-    weights_kept(path),
-    writing_noted(path, values["run_dir"]),
-):
+with batches_of_processes(changes.get("processes", 0)), killed_after(changes.get("steps"), changes.get("signal", signal.SIGKILL)):
     settings = settings_from_config(settings, values, path)
     if changes.get("ray"):
         from trainers.ray_workers import train_with_ray
@@ -51,7 +46,8 @@ with (
 
         train_with_ray(train_and_be_killed_once, settings, num_workers=2, max_failures=1)
     else:
-        train(dataclasses.replace(settings, resume=values["resume"]))
+        with told(settings):
+            train(dataclasses.replace(settings, resume=values["resume"]))
 """
 
 
@@ -100,53 +96,49 @@ def killed_after(num_steps, by=signal.SIGKILL):
         yield
 
 
-def weights_of(run_dir, process_index: int) -> Path:
-    """The file with the weights that a process had at the end of its training."""
-    return _settings_file(run_dir, process_index).with_suffix(".npz")
-
-
-def written_by(run_dir, process_index: int) -> list[str]:
-    """What a process wrote in the run folder by Python's own functions."""
-    return json.loads(
-        _settings_file(run_dir, process_index).with_suffix(".written").read_text(encoding="utf-8")
-    )
-
-
 @contextlib.contextmanager
-def weights_kept(path):
-    """Keeps the weights of the end of training, before those of the best epoch are read from the run folder."""
-    train_end = Progress.on_train_end
+def told(settings):
+    """Writes what `read_told` reads, beside the run folder: what the process has trained at the end, and which paths of the run
+    folder it made, changed or removed."""
+    result, paths = {}, set()
+    run_dir = os.path.abspath(settings.run_dir)
+
+    def note(event, arguments):
+        if event == "open":
+            path, _, flags = arguments
+            changed = [path] if flags & (os.O_WRONLY | os.O_RDWR) else []
+        else:  # HDF5 opens files unseen, but under names that are renamed after
+            changed = {"os.rename": arguments[:2], "os.remove": arguments[:1], "os.mkdir": arguments[:1]}.get(
+                event, ()
+            )
+        for path in changed:
+            if not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(run_dir + os.sep):
+                paths.add(os.path.relpath(os.fsdecode(path), run_dir))
 
     def end(self, logs=None):
-        train_end(self, logs)
-        if hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()
-        np.savez(Path(path).with_suffix(".npz"), *map(keras.ops.convert_to_numpy, self.model.weights))
+        # Before the best weights are read from the file of the first process.
+        digest = hashlib.sha256()
+        for variable in (*self.model.weights, *self.model.optimizer.variables):
+            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        result["weights"] = digest.hexdigest()
 
+    sys.addaudithook(note)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Progress, "on_train_end", end)
         yield
+    _told_path(settings, settings.process_index).write_text(
+        json.dumps(result | {"changed": sorted(paths)}), encoding="utf-8"
+    )
 
 
-@contextlib.contextmanager
-def writing_noted(path, folder):
-    """Notes what is opened for writing in a folder, made in it or renamed into it."""
-    found = []
+def read_told(settings, process_index) -> dict:
+    """What a process that ended well has told: `weights`, a digest of weights and optimizer, and `changed`, paths in the run
+    folder."""
+    return json.loads(_told_path(settings, process_index).read_text(encoding="utf-8"))
 
-    def note(event, arguments):
-        writes = {
-            "open": lambda name, mode, flags: (flags or 0) & (os.O_WRONLY | os.O_RDWR) and name,
-            "os.mkdir": lambda name, *_: name,
-            "os.rename": lambda _, name, *__: name,
-        }
-        if event in writes:
-            name = writes[event](*arguments)
-            if isinstance(name, (str, os.PathLike)) and Path(name).is_relative_to(folder):
-                found.append(str(Path(name).relative_to(folder)))
 
-    sys.addaudithook(note)
-    yield
-    Path(path).with_suffix(".written").write_text(json.dumps(found), encoding="utf-8")
+def _told_path(settings, process_index) -> Path:
+    return settings.run_dir.parent / f"{settings.run_dir.name}-{process_index}-told.json"
 
 
 def train_and_be_killed_once(settings):
@@ -165,32 +157,17 @@ def start_run(settings, *, backend="tensorflow", num_devices=1, **changes):
     """Starts a training on virtual processors, beside its run folder; `finish_run` waits for it. Changes: `processes`,
     `steps`, `signal`, `ray`, see above."""
     trainer = "csv" if hasattr(settings, "csv") else "webdataset"
-    path = _settings_file(settings.run_dir, settings.process_index)
-    path.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
-    words = ["-c", SCRIPT, trainer, str(path), str(num_devices), json.dumps(changes)]
-    return _start(words, path.parent, backend, num_devices)
+    words = ["-c", SCRIPT, trainer, str(_written(settings)), str(num_devices), json.dumps(changes)]
+    return _start(words, settings, backend, num_devices)
 
 
 def start_commands(settings, num_processes):
-    """Goes on with a training of several processes by our own command, which torchrun's variables tell of them."""
+    """Starts `captioner train webdataset --resume` in several processes, their places in the environment as torchrun does it."""
     port = str(free_port())
-    path = _settings_file(settings.run_dir, settings.process_index)
-    path.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
-    words = [
-        "-m",
-        "tools.main",
-        "train",
-        "webdataset",
-        "--config",
-        str(path),
-        "--run-dir",
-        str(settings.run_dir),
-        "--resume",
-    ]
     return [
         _start(
-            words,
-            path.parent,
+            ["-m", "tools.main", "train", "webdataset", "--config", str(_written(settings)), "--resume"],
+            settings,
             "jax",
             WORLD_SIZE=str(num_processes),
             RANK=str(index),
@@ -201,11 +178,14 @@ def start_commands(settings, num_processes):
     ]
 
 
-def _settings_file(run_dir: Path, process_index: int) -> Path:
-    return run_dir.parent / f"{run_dir.name}-{process_index}.json"
+def _written(settings) -> Path:
+    """The settings as a file beside the run folder."""
+    path = settings.run_dir.parent / f"{settings.run_dir.name}-{settings.process_index}.json"
+    path.write_text(json.dumps(settings.to_dict()), encoding="utf-8")
+    return path
 
 
-def _start(words, folder, backend, num_devices=1, **variables):
+def _start(words, settings, backend, num_devices=1, **environment):
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "CUDA_VISIBLE_DEVICES": "",
@@ -213,12 +193,12 @@ def _start(words, folder, backend, num_devices=1, **variables):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONPATH": os.pathsep.join([str(CHECKOUT), str(CHECKOUT / "tests" / "helpers")]),
-        **variables,
+        **environment,
     }
     return subprocess.Popen(
         [sys.executable, *words],
         env=environment,
-        cwd=folder,
+        cwd=settings.run_dir.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
