@@ -102,4 +102,4 @@ def test_halves_are_compiled_by_xla_too(captioner, image_tokens):
     for _ in range(CALLS_BEFORE_XLA):
         by_xla = search(image_tokens)
     np.testing.assert_array_equal(by_xla.token_ids, before.token_ids)
-    np.testing.assert_allclose(by_xla.scores, before.scores, atol=1e-5)
+    np.testing.assert_allclose(by_xla.scores, before.scores, rtol=1e-5, atol=1e-5)
