@@ -191,9 +191,8 @@ class TransformerBlock(keras.layers.Layer):
         begin_mlp = drawn_dropout([self.residual_dropout], training)
 
         def attention(x, image_keys=None, image_values=None):
-            return self._attention_branches(x, mask, image_keys, image_values, None, None, begin_attention())[
-                0
-            ]
+            drop = begin_attention()
+            return self._attention_branches(x, mask, image_keys, image_values, None, None, drop)[0]
 
         image = (image_keys, image_values) if self.cross_attention else ()
         x = recomputed(attention, x, *image)
