@@ -53,11 +53,13 @@ def _no_flags_of_a_stage(info) -> PrimitiveConstructorSpec | None:
 @FLAGS.primitive_rule
 def _stages_by_name(info) -> PrimitiveConstructorSpec | None:
     """`--stages gpt2`, and `--stages none` for none."""
-    if typing.get_origin(info.type) is not tuple or Stage not in typing.get_args(info.type):
+    if info.type != tuple[Stage, ...] | None:
         return None
     choices = {"none": ()} | NAMED_STAGES
 
-    def name(stages: tuple[Stage, ...]) -> str:
+    def name(stages: tuple[Stage, ...] | None) -> str:
+        if stages is None:
+            return "gpt2 with --gpt2, else none"
         return next(
             (name for name, known in choices.items() if known == stages), f"{len(stages)} of the file"
         )
@@ -66,7 +68,7 @@ def _stages_by_name(info) -> PrimitiveConstructorSpec | None:
         nargs=1,
         metavar="{" + ",".join(choices) + "}",
         instance_from_str=lambda words: choices[words[0]],
-        is_instance=lambda value: isinstance(value, tuple),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
         str_from_instance=lambda stages: [name(stages)],
         choices=tuple(choices),
     )

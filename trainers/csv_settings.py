@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from trainers.settings import TrainSettings
+from trainers.stages import stage_settings, stages_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class CsvTrainSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stages:  # each of them has been checked like a run
+        if stages_of(self):  # each of them has been checked like a run
+            self._require_a_stage_with_features()
             return
         if self.validation_csv is not None and self.validation_split:
             raise ValueError(
@@ -48,6 +50,13 @@ class CsvTrainSettings(TrainSettings):
             )
         self._check_folds()
         self._check_views()
+
+    def _require_a_stage_with_features(self) -> None:
+        if self.cache_features and not any(stage.cache_features for stage in stage_settings(self)):
+            raise ValueError(
+                "`cache_features` is used by none of the stages, as they train the whole image encoder or do without it; "
+                "leave it out."
+            )
 
     def _check_folds(self) -> None:
         if self.folds == 1 or self.folds < 0:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from captioner.images import Augmentation
 from captioner.images.transform import ResizeMode
-from trainers.stages import Part, Stage, stage_settings
+from trainers.stages import Part, Stage, stage_settings, stages_of
 
 _LEAST = {
     "epochs": 1,
@@ -117,10 +117,10 @@ class TrainSettings:
     cross_entropy_weight: float = 0.0
     """self_critical: share of the loss that still learns the given captions."""
 
-    stages: tuple[Stage, ...] = ()
-    """Trains in stages, each with its own parts, epochs and rate. gpt2, for --gpt2: an epoch of the image blocks and the
-    cross-attention, which are fresh, one of the decoder too, three of all, the image encoder at a tenth of the rate of 1e-4.
-    Stages of your own stand in the file of --config."""
+    stages: tuple[Stage, ...] | None = None
+    """Trains in stages, each with its own parts, epochs and rate. gpt2, the default with --gpt2: an epoch of the image blocks
+    and the cross-attention, which are fresh, one of the decoder too, three of all, the image encoder at a tenth of the rate of
+    1e-4. Stages of your own stand in the file of --config."""
     epochs: int = 15
     """Passes over the training images."""
     batch_size: int = 32
@@ -202,7 +202,7 @@ class TrainSettings:
     """Seconds after which a process that is not heard of counts as lost, which ends the others."""
 
     def __post_init__(self) -> None:
-        if self.stages:
+        if stages_of(self):
             stage_settings(self)  # each of them is checked like a run, but for LoRA, which is the run's
             self._check_lora()
             return
@@ -306,5 +306,5 @@ class TrainSettings:
 
     def to_dict(self) -> dict:
         """The settings as JSON values."""
-        values = dataclasses.asdict(self) | {"stages": [stage.changes for stage in self.stages]}
+        values = dataclasses.asdict(self) | {"stages": [stage.changes for stage in stages_of(self)]}
         return json.loads(json.dumps(values, default=str))

@@ -14,6 +14,7 @@ from trainers.checkpoint import CheckpointError, load_checkpoint, read_state, sa
 from trainers.run_folder import RunFolder
 from trainers.self_critical import require_tensorflow
 from trainers.settings import TrainSettings
+from trainers.stages import stages_of
 
 log = logging.getLogger("captioner")
 
@@ -38,7 +39,7 @@ def train_parts_only(stage: TrainSettings, captioner: ImageCaptioner) -> None:
 def first_state(settings: TrainSettings) -> dict:
     """The state of a run that begins: `epoch` and `step` count what is finished; the Keras backend; with stages also the number
     of the one that is trained, and the epochs before it."""
-    stage = {"stage": 1, "first_epoch": 0} if settings.stages else {}
+    stage = {"stage": 1, "first_epoch": 0} if stages_of(settings) else {}
     return {"epoch": 0, "step": 0, "backend": keras.config.backend(), **stage}
 
 

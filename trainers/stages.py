@@ -85,6 +85,13 @@ NAMED_STAGES: dict[str, tuple[Stage, ...]] = {
 """Stages that `--stages` knows by name."""
 
 
+def stages_of(settings) -> tuple[Stage, ...]:
+    """The stages that a run has said, or if it has said nothing about them, those for a pretrained GPT-2 where it has one."""
+    if settings.stages is not None:
+        return settings.stages
+    return () if settings.gpt2 is None else NAMED_STAGES["gpt2"]
+
+
 def stage_settings(settings) -> tuple:
     """The settings of each stage of a run: those of the run with the changes of the stage.
 
@@ -98,15 +105,16 @@ def stage_settings(settings) -> tuple:
     Raises:
         ValueError: If a stage cannot be followed; names its number.
     """
-    if not settings.stages:
+    stages = stages_of(settings)
+    if not stages:
         return (settings,)
-    _require_no_idle_settings(settings)
+    _require_no_idle_settings(settings, stages)
     end, found = 0, []
-    for number, stage in enumerate(settings.stages, 1):
+    for number, stage in enumerate(stages, 1):
         try:
             in_stage = _in_stage(settings, stage, number)
         except ValueError as error:
-            raise ValueError(f"stage {number} of {len(settings.stages)}: {error}") from error
+            raise ValueError(f"stage {number} of {len(stages)}: {error}") from error
         end += in_stage.epochs
         found.append(dataclasses.replace(in_stage, epochs=end))
     return tuple(found)
@@ -121,8 +129,9 @@ def _in_stage(settings, stage: Stage, number: int):
     for name in ("rate_scales", "weight_decays"):  # the run's, as far as they are about this stage
         of_run = {part: value for part, value in getattr(settings, name).items() if part in parts}
         changes.setdefault(name, of_run)
-    if "image_encoder" not in parts:
-        changes.setdefault("frozen_until", None)
+    changes.setdefault("frozen_until", settings.frozen_until if "image_encoder" in parts else None)
+    if "image_encoder" in parts and changes["frozen_until"] is None and "cache_features" in known:
+        changes.setdefault("cache_features", False)  # nothing of the image encoder keeps its features
     if changes.get("cache_features") is False:
         changes.setdefault("cache_views", 1)
     if number > 1:  # goes on from a captioner that the run has made, as from a preset
@@ -131,7 +140,7 @@ def _in_stage(settings, stage: Stage, number: int):
     return dataclasses.replace(settings, stages=(), lora_rank=0, **changes)
 
 
-def _require_no_idle_settings(settings) -> None:
+def _require_no_idle_settings(settings, stages: tuple[Stage, ...]) -> None:
     """Refuses a setting of the run that each stage overrides: it would change nothing."""
     defaults = {
         field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default
@@ -140,8 +149,8 @@ def _require_no_idle_settings(settings) -> None:
     }
     for name, default in defaults.items():
         value = getattr(settings, name)
-        if value != default and all(name in stage.changes for stage in settings.stages):
+        if value != default and all(name in stage.changes for stage in stages):
             raise ValueError(
-                f"`{name}` of the run is used by none of its {len(settings.stages)} stages, as each has its own; received "
-                f"{name}={value}. Leave it out, or change the stages in the file of --config."
+                f"`{name}` of the run is used by none of its {len(stages)} stages, as each has its own; received "
+                f"{name}={value}. Leave it out, train without them by --stages none, or change them in the file of --config."
             )

@@ -83,6 +83,10 @@ def test_what_a_recipe_needs_and_nobody_gave_is_asked_for(received, capsys):
 def test_stages_have_a_name_on_the_command_line(received, capsys):
     assert main(["train", "csv", *DATA, "--gpt2", "models/124M", "--stages", "gpt2"]) == 0
     assert received[0].stages == NAMED_STAGES["gpt2"]
+    assert main(["train", "csv", *DATA, "--gpt2", "models/124M", "--stages", "none", "--epochs", "2"]) == 0
+    assert (received[1].stages, received[1].epochs) == ((), 2)
+    assert main(["train", "csv", *DATA, "--gpt2", "models/124M", "--epochs", "2"]) == 2
+    assert "--stages none" in " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert main(["train", "csv", *DATA, "--stages", "gpt3"]) == 2
     assert "gpt2" in capsys.readouterr().err
 

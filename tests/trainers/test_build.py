@@ -19,7 +19,7 @@ def gpt2(tmp_path):
 
 
 def test_before_the_first_step_a_pretrained_decoder_predicts_as_without_an_image(gpt2, settings, tmp_path):
-    captioner = build_captioner(settings(tmp_path / "run", gpt2=gpt2, **FRESH), [])
+    captioner = build_captioner(settings(tmp_path / "run", gpt2=gpt2, stages=(), **FRESH), [])
     generator = np.random.default_rng(0)
     token_ids = generator.integers(0, 257, (2, 3, 9)).astype("int32")
     images = generator.uniform(0, 255, (2, 32, 32, 3)).astype("float32")
@@ -33,7 +33,7 @@ def test_before_the_first_step_a_pretrained_decoder_predicts_as_without_an_image
 def test_training_from_a_pretrained_decoder_teaches_its_cross_attention(gpt2, train, settings, tmp_path):
     from captioner.model import ImageCaptioner
 
-    train(tmp_path / "run", gpt2=gpt2, **FRESH)
+    train(tmp_path / "run", gpt2=gpt2, stages=(), **FRESH)
     trained = ImageCaptioner.from_preset(tmp_path / "run" / "preset").backbone.decoder
     kernels = [keras.ops.convert_to_numpy(b.cross_attention_output.kernel) for b in trained.blocks]
     assert all(np.any(kernel) for kernel in kernels)

@@ -55,8 +55,14 @@ def test_a_stage_is_the_run_with_its_changes_and_ends_where_its_epochs_do(settin
     assert stage_settings(settings(tmp_path)) == (settings(tmp_path),)
 
 
-def test_the_named_stages_train_what_is_fresh_then_the_decoder_then_all(settings, tmp_path):
-    stages = stage_settings(settings(tmp_path, epochs=15, stages=NAMED_STAGES["gpt2"]))
+def test_a_pretrained_decoder_trains_what_is_fresh_then_the_decoder_then_all(settings, tmp_path):
+    run = settings(tmp_path, preset=None, gpt2=tmp_path, epochs=15, cache_features=True)
+    stages = stage_settings(run)
+    assert stages == stage_settings(dataclasses.replace(run, stages=NAMED_STAGES["gpt2"]))
+    assert [stage.cache_features for stage in stages] == [True, True, False]
+    assert run.to_dict()["stages"] == json.loads(json.dumps([s.changes for s in NAMED_STAGES["gpt2"]]))
+    assert stage_settings(dataclasses.replace(run, stages=())) == (dataclasses.replace(run, stages=()),)
+    assert settings(tmp_path).to_dict()["stages"] == []
     assert [stage.epochs for stage in stages] == [1, 2, 5]
     assert [set(stage.train_parts) for stage in stages] == [
         {"image_blocks", "cross_attention"}, set(TEXT), {"image_encoder", *TEXT},
@@ -67,9 +73,11 @@ def test_the_named_stages_train_what_is_fresh_then_the_decoder_then_all(settings
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"preset": None, "gpt2": "gpt2", "epochs": 7}, "`epochs` of the run is used by none of its 3 .* by --stages none"),
         ({"stages": (FRESH, Stage(epochs=0))}, "stage 2 of 2: `epochs` must be at least 1; received epochs=0"),
         ({"stages": (Stage(frozen_until="cells"),)}, "stage 1 of 1: `frozen_until` needs image_encoder among the train_parts"),
-        ({"stages": (Stage(train_parts=("image_encoder",)),), "cache_features": True}, "stage 1 of 1: `cache_features` needs"),
+        ({"stages": (Stage(train_parts=("image_encoder",), cache_features=True),)}, "stage 1 of 1: `cache_features` needs"),
+        ({"stages": (Stage(train_parts=("image_encoder",)),), "cache_features": True}, "`cache_features` is used by none of the"),
         ({"stages": (OWN_CAPTIONS,), "preset": None}, "stage 1 of 1: `objective`=self_critical needs a captioner"),
         ({"stages": (FRESH, LATE_LAYERS), "epochs": 7}, "`epochs` of the run is used by none of its 2 stages.* epochs=7"),
         ({"stages": (Stage(rate_scales={"image_encoder": 0.1}),)}, "stage 1 of 1: `rate_scales` must name parts"),
@@ -85,9 +93,14 @@ def test_stages_of_shards_have_no_feature_cache():
         WebdatasetTrainSettings(run_dir="run", shards=("a.tar",), stages=(Stage(cache_features=True),))
 
 
-def test_a_stage_can_do_without_the_cache_of_the_run(settings, tmp_path):
-    whole = Stage(train_parts=("image_encoder", *TEXT), cache_features=False)
-    _, second = stage_settings(settings(tmp_path, **STAGED | {"stages": (FRESH, whole)}))
+@pytest.mark.parametrize(
+    "stage", [Stage(train_parts=("image_encoder", *TEXT)), Stage(cache_features=False)]
+)
+def test_a_stage_that_trains_the_whole_image_encoder_or_says_so_does_without_the_cache_of_the_run(
+    settings, tmp_path, stage
+):
+    first, second = stage_settings(settings(tmp_path, **STAGED | {"stages": (FRESH, stage)}))
+    assert (first.cache_features, first.cache_views) == (True, 3)
     assert (second.cache_features, second.cache_views, second.horizontal_flip) == (False, 1, True)
 
 
