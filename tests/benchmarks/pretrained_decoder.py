@@ -59,7 +59,10 @@ def main(train_csv: str, validation_csv: str, images: str, folder: str, plot: st
         f"--cache-dir {folder}/cache --lowercase --max-length {MAX_LENGTH} --epochs {EPOCHS} --seed {SEED} "
         "--num-validation-captions 0"
     )
-    starts = {"from scratch": f"--tokenizer {folder}/gpt2", "pretrained decoder": f"--gpt2 {folder}/gpt2 --stages none"}
+    starts = {
+        "from scratch": f"--tokenizer {folder}/gpt2",
+        "pretrained decoder": f"--gpt2 {folder}/gpt2 --stages none",
+    }
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharex=True)
     for number, (name, start) in enumerate(starts.items()):
         run = folder / f"run_{number}"

@@ -179,9 +179,7 @@ def _train_by_strategy(settings, num_steps: int, index: int, addresses) -> tuple
         optimizer = keras.optimizers.AdamW(settings.learning_rate)
         optimizer.build(model.trainable_variables)
         loss = CaptionLoss(settings.label_smoothing, reduction="sum")
-    x, targets, sample_weight = tf.nest.map_structure(
-        tf.constant, _batch(settings, captioner, index)
-    )
+    x, targets, sample_weight = tf.nest.map_structure(tf.constant, _batch(settings, captioner, index))
     sample_weight /= float(settings.batch_size * settings.captions_per_image * TOKENS)
 
     def replica_step():
@@ -237,7 +235,9 @@ def _batch(settings, captioner, index: int) -> tuple:
 
     num_images = settings.batch_size // settings.num_processes
     images = [
-        np.random.default_rng(index * num_images + number).random((*captioner.backbone.image_size, 3), "float32")
+        np.random.default_rng(index * num_images + number).random(
+            (*captioner.backbone.image_size, 3), "float32"
+        )
         for number in range(num_images)
     ]
     shape = (num_images, settings.captions_per_image, TOKENS)

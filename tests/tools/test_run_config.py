@@ -25,7 +25,9 @@ SETTINGS = CsvTrainSettings(
 
 def test_the_settings_that_a_run_stored_come_back():
     values = json.loads(json.dumps(SETTINGS.to_dict()))
-    assert settings_from_config(CsvTrainSettings, values, "config.json") == dataclasses.replace(SETTINGS, stages=())
+    assert settings_from_config(CsvTrainSettings, values, "config.json") == dataclasses.replace(
+        SETTINGS, stages=()
+    )
     assert trainer_of(values, "config.json") == "csv"
 
 

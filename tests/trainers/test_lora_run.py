@@ -96,7 +96,9 @@ def test_a_pretrained_gpt2_keeps_its_weights_and_its_new_cross_attention_is_trai
         tmp_path / "gpt2", SIZES["two_layers"], hugging_face_tensors(SIZES["two_layers"])
     )
     fresh = {"preset": None, "image_encoder_weights": "none", "image_size_px": 32, "num_image_layers": 1}
-    decoder = build_captioner(settings(tmp_path / "run", gpt2=gpt2, stages=(), **fresh, **LORA), []).backbone.decoder
+    decoder = build_captioner(
+        settings(tmp_path / "run", gpt2=gpt2, stages=(), **fresh, **LORA), []
+    ).backbone.decoder
     trained = {v.path for v in decoder.trainable_variables}
     assert {path for path in trained if "lora" not in path} == {
         v.path for block in decoder.blocks for layer in block.cross_attention_layers for v in layer.variables

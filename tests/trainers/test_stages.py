@@ -93,9 +93,7 @@ def test_stages_of_shards_have_no_feature_cache():
         WebdatasetTrainSettings(run_dir="run", shards=("a.tar",), stages=(Stage(cache_features=True),))
 
 
-@pytest.mark.parametrize(
-    "stage", [Stage(train_parts=("image_encoder", *TEXT)), Stage(cache_features=False)]
-)
+@pytest.mark.parametrize("stage", [Stage(train_parts=("image_encoder", *TEXT)), Stage(cache_features=False)])
 def test_a_stage_that_trains_the_whole_image_encoder_or_says_so_does_without_the_cache_of_the_run(
     settings, tmp_path, stage
 ):
