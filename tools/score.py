@@ -14,7 +14,6 @@ import tyro
 from captioner.files import atomic_path
 from captioner.images import ImageError
 from captioner.resources import DEFAULT_PRESET
-from captioner.sampling import DecodingSettings
 from tools.caption import load_captioner
 from tools.errors import UsageError
 from tools.inputs import ImageInput
@@ -45,8 +44,8 @@ class ScoreCommand:
     """A .jsonl or .csv file. Default: the terminal."""
     preset: str = DEFAULT_PRESET
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
-    length_penalty: float = DecodingSettings.length_penalty
-    """The score is the log-probability divided by the number of tokens to the power of this."""
+    length_penalty: float | None = None
+    """The score is the log-probability divided by the number of tokens to the power of this; by default as the preset decodes."""
     image_column: str | None = None
     """The table's column of image names; guessed from common names by default."""
     caption_column: str | None = None
@@ -59,7 +58,7 @@ class ScoreCommand:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"`--batch-size` must be at least 1; received {self.batch_size}.")
-        if not 0 <= self.length_penalty < float("inf"):
+        if self.length_penalty is not None and not 0 <= self.length_penalty < float("inf"):
             raise UsageError(f"`--length-penalty` must be 0 or more; received {self.length_penalty}.")
         if self.output is not None and self.output.suffix.lower() not in ENDINGS:
             raise UsageError(f"`--output` must end in {' or '.join(ENDINGS)}; received {str(self.output)!r}.")

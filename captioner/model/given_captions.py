@@ -31,7 +31,7 @@ class GivenCaptions:
         self,
         images: Sequence,
         captions: Sequence[GivenCaption | Sequence[GivenCaption]],
-        length_penalty: float = DecodingSettings.length_penalty,
+        length_penalty: float | None = None,
         batch_size: int = 16,
     ) -> list[list[Caption]]:
         """Scores given captions: what decoding would have reported, had it written them.
@@ -40,7 +40,8 @@ class GivenCaptions:
             images: list of paths, or of uint8 or float arrays `(H, W, 3)` in 0..255; sizes may differ.
             captions: for each image a caption, or a list of captions; see `GivenCaptions`. The numbers of captions may
                 differ.
-            length_penalty: float. Exponent of the length that divides the log-probability in `Caption.score`.
+            length_penalty: float. Exponent of the length that divides the log-probability in `Caption.score`; by default the
+                preset's.
             batch_size: int. Images that run through the model at once; each runs once for all of its captions.
 
         Returns:
@@ -50,6 +51,8 @@ class GivenCaptions:
             ImageError: If an image cannot be read.
             ValueError: If images and captions differ in number, a caption holds no token, an unknown one or too many.
         """
+        if length_penalty is None and self.preprocessor is not None:  # without one, nothing is scored below
+            length_penalty = DecodingSettings(**self.preprocessor.decoding).length_penalty
         log_probs = self._compiled("score", self._given_log_probs)
         scored = []
         for pixels, texts, token_ids, targets in self._given_batches(images, captions, batch_size):

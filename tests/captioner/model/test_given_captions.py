@@ -37,6 +37,15 @@ def test_the_score_of_a_decoded_caption_is_what_decoding_reported(model, decoded
     assert_same(model.score(IMAGES, token_ids, length_penalty=0.6), decoded)
 
 
+def test_a_preset_with_its_own_length_penalty_scores_as_it_decodes(monkeypatch):
+    model = tiny_captioner()
+    monkeypatch.setattr(model.preprocessor, "decoding", {"length_penalty": 1.3, "max_length": 7})
+    decoded = model.caption(IMAGES, num_captions=2)
+    assert_same(model.score(IMAGES, decoded), decoded)
+    [[likelier, _], *_] = decoded
+    assert likelier.score == pytest.approx(likelier.log_prob / len(likelier.token_ids) ** 1.3)
+
+
 def test_drawn_captions_are_scored_as_they_were_drawn(model):
     drawn = model.caption(
         IMAGES, DecodingSettings(sampler="nucleus", top_p=0.9, temperature=1.5, max_length=6), num_captions=2
