@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from gpt2_folders import SIZES, hugging_face_tensors, numpy_gpt2, openai_variables, write_hugging_face_folder
+from runs import read_metrics
 
 from trainers.build import build_captioner
 
@@ -30,10 +31,13 @@ def test_before_the_first_step_a_pretrained_decoder_predicts_as_without_an_image
     assert captioner.preprocessor.tokenizer.vocabulary_size() == 257
 
 
-def test_training_from_a_pretrained_decoder_teaches_its_cross_attention(gpt2, train, settings, tmp_path):
+def test_a_pretrained_decoder_is_trained_in_its_stages_and_learns_to_look_at_the_image(
+    gpt2, train, settings, tmp_path
+):
     from captioner.model import ImageCaptioner
 
-    train(tmp_path / "run", gpt2=gpt2, stages=(), **FRESH)
+    train(tmp_path / "run", gpt2=gpt2, epochs=15, cache_features=True, **FRESH)  # 15 is the default
+    assert [line["stage"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3, 3, 3]
     trained = ImageCaptioner.from_preset(tmp_path / "run" / "preset").backbone.decoder
     kernels = [keras.ops.convert_to_numpy(b.cross_attention_output.kernel) for b in trained.blocks]
     assert all(np.any(kernel) for kernel in kernels)
