@@ -13,7 +13,10 @@ from captioner.sampling import DecodingSettings
 from captioner.sampling.settings import FIELD_SAMPLERS, SAMPLERS
 from tools.errors import UsageError
 
-_ABOUT = "Beam search is the default; another sampler is, where one of its flags is given."
+_ABOUT = (
+    "Beam search is the default; another sampler is, where one of its flags is given. A preset may have defaults of its own: the "
+    "bundled one has a length penalty of 1.3."
+)
 
 
 def _field_help(settings: type) -> dict[str, str]:
