@@ -14,8 +14,8 @@ from captioner.sampling.settings import FIELD_SAMPLERS, SAMPLERS
 from tools.errors import UsageError
 
 _ABOUT = (
-    "Beam search is the default; another sampler is, where one of its flags is given. A preset may have defaults of its own: the "
-    "bundled one has a length penalty of 1.3."
+    "Beam search is the default; another sampler is, where one of its flags is given. A preset may have defaults of its own, as "
+    "the bundled one has for the length penalty."
 )
 
 
