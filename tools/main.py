@@ -118,10 +118,14 @@ def parse(command: Command, settings: type, words: Sequence[str], default: Any =
 def _with_config(words: list[str]) -> tuple[list[str], Any]:
     """For `train --config FILE` and `train --recipe NAME`: the words without it and with the trainer that it is for, and its
     settings."""
-    if words[0] != "train" or not {"--config", "--recipe"} & set(words[:-1]):
+    if words[0] != "train":
         return words, None
-    from tools.run_config import settings_from_config, take_config
+    from tools.run_config import FROM_A_FILE, settings_from_config, take_config
 
+    starts = tuple(f"{flag}=" for flag in FROM_A_FILE)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(starts) else [word])]
+    if not set(FROM_A_FILE) & set(words):
+        return words, None
     words, values, source, needs = take_config(words)
     settings, _ = load(_find(words))
     return words, settings_from_config(settings, values, source, flags_for=needs)

@@ -13,7 +13,9 @@ import tyro
 from tools.errors import UsageError
 from trainers.recipes import Recipe, read_recipe
 
-NOT_FROM_A_FILE = ("resume",)
+NOT_FROM_A_FILE = ("resume", "num_processes", "process_index", "coordinator")
+"""A run's config.json has them, but another run says by flags, or its cluster by the environment, where it runs."""
+FROM_A_FILE = ("--config", "--recipe")
 TRAINERS = {"csv": "csv", "webdataset": "shards"}
 """The setting that names the data of each trainer."""
 
@@ -26,12 +28,14 @@ def take_config(words: list[str]) -> tuple[list[str], dict, str, tuple[str, ...]
         settings that flags must give.
 
     Raises:
-        UsageError: If both are given, or what is named cannot be read.
+        UsageError: If both are given or nothing is named, or what is named cannot be read.
     """
-    flag, *other = [flag for flag in ("--config", "--recipe") if flag in words[:-1]]
+    flag, *other = [flag for flag in FROM_A_FILE if flag in words]
     if other:
         raise UsageError("`--config` and `--recipe` exclude each other.")
     place = words.index(flag)
+    if place + 1 == len(words):
+        raise UsageError(f"`{flag}` needs {'a file' if flag == '--config' else 'a name'} behind it.")
     source, words = words[place + 1], words[:place] + words[place + 2 :]
     if flag == "--recipe":
         recipe = _recipe(source)

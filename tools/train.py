@@ -23,7 +23,8 @@ class TrainCsvCommand(CsvTrainSettings):
     hour. The run folder then holds curves, checkpoints and a preset that `captioner caption --preset` takes.
 
     --config FILE takes settings from a JSON file such as a run's config.json, and --recipe NAME from a named recipe (captioner
-    train --recipes lists them); flags win over both. A file may have stages, each with its own parts, epochs and rate:
+    train --recipes lists them); flags win over both. Whether to resume, and as which of several processes, a file does not say.
+    A file may have stages, each with its own parts, epochs and rate:
     {"stages": [{"epochs": 2, "train_parts": ["cross_attention"]}, {"epochs": 5, "rate_scales": {"decoder": 0.5}}]}
 
     Example:

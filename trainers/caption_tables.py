@@ -198,8 +198,9 @@ def _table_rows(
         raise ValueError(
             f"{table} has no column named split; received split={split!r}. It has {list(frame.columns)}."
         )
-    keep = _split_filter(Counter(splits), split, table)
     malformed = frame.attrs.get("malformed", {})
+    whole_rows = (part for number, part in enumerate(splits) if number not in malformed)
+    keep = _split_filter(Counter(whole_rows), split, table)
     for number, (name, caption, part) in enumerate(zip(names, captions, splits, strict=True)):
         row = f"row {number + 2}"  # as a spreadsheet numbers it: the header is row 1
         if number in malformed:

@@ -40,7 +40,7 @@ def check_resume(
     Args:
         train: function of a module, from settings to metrics, such as `train_csv`; it runs in processes of its own.
         settings: of the run; folder and checkpoints are set here: there is one after each step.
-        folder: path. Must not hold runs yet.
+        folder: path. Must not hold such runs yet.
         num_kills: int. Fewer, if the run ends before.
         seed: int. Of the moments of the kills.
 
@@ -48,10 +48,14 @@ def check_resume(
         `ResumeReport`.
 
     Raises:
-        RuntimeError: If a training ends with an error of its own.
+        FileExistsError: If one of the runs is there already.
+        ChildProcessError: If a training ends with an error of its own.
     """
     settings = dataclasses.replace(settings, checkpoint_steps=1, resume=False)
     whole, killed = (RunFolder(folder / name) for name in ("whole", "killed"))
+    for run in (whole, killed):
+        if run.path.exists():  # it would be resumed at its end, and compared with itself
+            raise FileExistsError(f"{run.path} is there already; take another folder, or remove it.")
     # Its children begin with TensorFlow imported, and share nothing else.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([train.__module__])
@@ -95,7 +99,7 @@ def _start(context, train: Callable, settings: TrainSettings, run: RunFolder):
 def _wait(process) -> None:
     process.join()
     if process.exitcode:
-        raise RuntimeError(f"the training ended with exit code {process.exitcode}; what it said stands above")
+        raise ChildProcessError(f"the training ended with exit code {process.exitcode}; what it said stands above")
 
 
 def _kill_at_random(process, run: RunFolder, chance: random.Random, longest_pause: float) -> bool:

@@ -1,5 +1,6 @@
 """Opens tables with pandas: text stays text, and a broken line is remembered instead of raised."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,7 @@ def read_table(table: Path, records: list | None = None) -> pd.DataFrame:
         elif kind in (".xlsx", ".xls", ".ods"):
             frame = pd.read_excel(table, dtype=str, keep_default_na=False)
         elif kind in (".jsonl", ".ndjson"):
-            frame = pd.read_json(table, lines=True, dtype=False, encoding_errors="surrogateescape")
+            frame = _read_json_lines(table)
         else:
             frame = _read_delimited(table)
     except pd.errors.EmptyDataError:
@@ -46,6 +47,22 @@ def read_table(table: Path, records: list | None = None) -> pd.DataFrame:
     return frame
 
 
+def _read_json_lines(table: Path) -> pd.DataFrame:
+    records, malformed = [], {}
+    with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+        for line in filter(str.strip, lines):
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("no JSON object")
+            except (ValueError, RecursionError) as error:
+                record, malformed[len(records)] = {}, f"{error}: {line.strip()[:80]!r}"
+            records.append(record)
+    frame = pd.DataFrame(records, dtype=object)
+    frame.attrs["malformed"] = malformed
+    return frame
+
+
 def _read_delimited(table: Path) -> pd.DataFrame:
     with table.open("rb") as file:
         start = file.read(1 << 16)
@@ -55,7 +72,7 @@ def _read_delimited(table: Path) -> pd.DataFrame:
     separator = "\t" if table.suffix.lower() == ".tsv" else max(SEPARATORS, key=header.count)
     options = {
         "sep": separator,
-        "dtype": str,
+        "dtype": object,  # strings of Arrow hold no surrogates
         "keep_default_na": False,  # "NA", "null" and "nan" are words a caption may consist of
         "encoding": "utf-8-sig",
         "encoding_errors": "surrogateescape",

@@ -26,6 +26,7 @@ from trainers.stage_progress import (
     first_state,
     is_over,
     load_latest,
+    put_weights_aside,
     require_possible,
     train_parts_only,
 )
@@ -35,7 +36,7 @@ from trainers.towers import TowerModel
 from trainers.training_data import TrainingData, diverging_batch_stored, explained_data_errors
 from trainers.validation import Validator
 from trainers.wandb_log import WandbLog, import_wandb
-from trainers.workers import Workers, require_shareable
+from trainers.workers import Workers
 
 log = logging.getLogger("captioner")
 
@@ -70,7 +71,7 @@ def train(
     if settings.wandb_project is not None:
         import_wandb()  # before anything is built
     stages = stage_settings(settings)
-    require_possible(stages, captioner)
+    require_possible(stages, captioner, workers)
     path, state = None, first_state(settings)
     if settings.resume:
         path, state = load_latest(run, captioner)
@@ -87,8 +88,10 @@ def train(
                 continue
             if number > current:
                 path = None
-                with workers.first_before_others(f"stage {number}"):
-                    begin_stage(run, captioner, state, number, first_epoch=stages[number - 2].epochs)
+                if run.writes:
+                    put_weights_aside(run, number)
+                workers.wait_for_all(f"stage {number}")
+                begin_stage(run, captioner, state, number, first_epoch=stages[number - 2].epochs)
             _train_stage(stage, stages, run, captioner, make_data, state, path, logs, workers)
     workers.wait_for_all("the end of training")
     best = load_checkpoint(run.best_checkpoint, captioner)
@@ -150,12 +153,7 @@ def compiled_model(
         split: how the image encoder is split, if `x["images"]` holds features.
         references: the captions of each training image, for the self-critical objective.
         devices: names of the devices of this process that share each batch, if there are several.
-
-    Raises:
-        ValueError: If several devices cannot train this.
     """
-    if devices:
-        require_shareable(settings, captioner)
     model = training_model(captioner, split)
     # Over accumulated batches, the mean is in the weights.
     reduction = "sum" if settings.gradient_accumulation_steps > 1 else "mean_with_sample_weight"

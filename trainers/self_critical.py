@@ -34,7 +34,7 @@ class CaptionReward:
         given_mask: bool array `(B, G, T')`; True = a real token.
 
     Returns:
-        float32 array `(B, N)`.
+        float32 array `(B, N)`; 0 where an image has no given caption.
     """
 
     def __init__(self, tokenizer: CaptionTokenizer, corpus: Iterable[Sequence[str]]):
@@ -49,7 +49,8 @@ class CaptionReward:
             references = [
                 self._words(text[mask]) for text, mask in zip(texts, masks, strict=True) if mask.any()
             ]
-            rewards[row] = [self.cider(self._words(caption), references) for caption in captions]
+            if references:
+                rewards[row] = [self.cider(self._words(caption), references) for caption in captions]
         return rewards
 
     def _words(self, token_ids: np.ndarray) -> str:
@@ -134,10 +135,12 @@ class SelfCriticalModel(keras.Model):
         else:
             others = tf.reduce_sum(rewards, axis=1, keepdims=True) - rewards
             advantages = rewards - others / (self.settings.num_samples - 1)
-        self.reward_tracker.update_state(rewards)
+        # A sample of a shard that became unusable is a blank image without captions.
+        is_image = tf.reduce_any(given[1], axis=(1, 2))
+        self.reward_tracker.update_state(rewards, sample_weight=tf.cast(is_image, "float32")[:, None])
         drawn_mask = tf.range(token_ids.shape[2] - 1) < lengths[:, :, None]
         drawn = (token_ids[:, :, :-1], drawn_mask, token_ids[:, :, 1:])
-        weights = _mean_weights(drawn_mask) * advantages[:, :, None]
+        weights = _mean_weights(drawn_mask & is_image[:, None, None]) * advantages[:, :, None]
         if share := self.settings.cross_entropy_weight:
             texts = (x["token_ids"], x["padding_mask"], targets)
             drawn = tuple(_side_by_side(*pair) for pair in zip(drawn, texts, strict=True))

@@ -3,29 +3,36 @@
 import contextlib
 import itertools
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
+from captioner.files import atomic_path
 from captioner.model import ImageCaptioner
 from trainers.callbacks import out_of_patience
-from trainers.checkpoint import CheckpointError, load_checkpoint, read_state, save_checkpoint
+from trainers.checkpoint import CheckpointError, load_checkpoint, read_state
+from trainers.disk import explained_disk_errors
 from trainers.run_folder import RunFolder
 from trainers.self_critical import require_tensorflow
 from trainers.settings import TrainSettings
 from trainers.stages import stages_of
+from trainers.workers import Workers, require_shareable
 
 log = logging.getLogger("captioner")
 
 
-def require_possible(stages: Sequence[TrainSettings], captioner: ImageCaptioner) -> None:
+def require_possible(stages: Sequence[TrainSettings], captioner: ImageCaptioner, workers: Workers) -> None:
     """Refuses at once what would end a later stage at its beginning.
 
     Raises:
-        ValueError: If a stage needs another backend, or a layer that the image encoder does not have.
+        ValueError: If a stage needs another backend, or a layer that the image encoder does not have, or cannot be trained on
+            several devices where there are several.
     """
     for stage in stages:
+        if workers.devices:
+            require_shareable(stage, captioner)
         if stage.objective == "self_critical":
             require_tensorflow()
         train_parts_only(stage, captioner)
@@ -80,20 +87,24 @@ def is_over(stage: TrainSettings, state: dict) -> bool:
     return state["epoch"] >= stage.epochs or out_of_patience(stage, state)
 
 
+def put_weights_aside(run: RunFolder, number: int) -> None:
+    """Keeps the weights that a stage begins with, the best so far, in a file of their own, unless they are there.
+
+    The file of the best epoch changes in the stage, and a run that is killed in its first steps must begin it again with the
+    same ones. The captioner is not touched: of several processes only the first writes, and only all together can assign.
+    """
+    path = run.stage_checkpoint(number)
+    if not path.exists():
+        read_state(run.best_checkpoint)  # refuses a damaged one
+        with explained_disk_errors(path, "run_dir"), atomic_path(path) as temporary:
+            shutil.copyfile(run.best_checkpoint, temporary)
+
+
 def begin_stage(
     run: RunFolder, captioner: ImageCaptioner, state: dict, number: int, first_epoch: int
 ) -> None:
-    """Gives the captioner the weights that a stage begins with, the best so far, and brings the state there.
-
-    They are put aside first: the file of the best epoch changes in the stage, and a run that is killed in its first
-    steps must begin it again with the same ones.
-    """
-    path = run.stage_checkpoint(number)
-    if path.exists():
-        load_checkpoint(path, captioner)
-    else:
-        best = load_checkpoint(run.best_checkpoint, captioner)
-        save_checkpoint(path, captioner, None, best)
+    """Gives the captioner the weights that were put aside for a stage, and brings the state there."""
+    load_checkpoint(run.stage_checkpoint(number), captioner)
     log.info("Stage %d begins with the weights of epoch %d.", number, state["best_epoch"])
     state |= {"stage": number, "epoch": first_epoch, "first_epoch": first_epoch, "step": 0}
 

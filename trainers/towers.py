@@ -39,12 +39,13 @@ class TowerModel(keras.Model):
         variables = self.trainable_variables
         losses, gradients = [], []
         for device, part in zip(self.devices, self._parts((x, targets, weights)), strict=True):
-            with tf.device(device), tf.GradientTape() as tape:
-                part_x, part_targets, part_weights = part
-                loss = self.caption_loss(part_targets, self.model(part_x, training=True), part_weights)
-                scaled = self.optimizer.scale_loss(loss)
+            part_x, part_targets, part_weights = part
+            with tf.device(device):
+                with tf.GradientTape() as tape:
+                    loss = self.caption_loss(part_targets, self.model(part_x, training=True), part_weights)
+                    scaled = self.optimizer.scale_loss(loss)
+                gradients.append(tape.gradient(scaled, variables))
             losses.append(loss)
-            gradients.append(tape.gradient(scaled, variables))
         self.optimizer.apply_gradients(zip(map(_sum, zip(*gradients, strict=True)), variables, strict=True))
         self._loss_tracker.update_state(tf.add_n(losses), sample_weight=tf.shape(targets)[0])
         return {metric.name: metric.result() for metric in self.metrics}

@@ -3,7 +3,6 @@
 Axes: B images, G texts per image, T text positions, V vocabulary.
 """
 
-import logging
 import math
 import os
 from collections.abc import Callable
@@ -15,8 +14,6 @@ from keras import ops
 from captioner.model import ImageCaptioner
 from captioner.model.inference import compile_inference
 from captioner.sampling import DecodingSettings
-
-log = logging.getLogger("captioner")
 
 
 class Validator:
@@ -63,15 +60,14 @@ class Validator:
             return ops.sum(-log_probs * weight), ops.sum(correct * weight), ops.sum(weight)
 
         self._sums = compile_inference(captioner, sums)
-        self._told = False
 
     def __call__(self) -> tuple[dict[str, float], dict[int, str]]:
         """Runs over the validation images once.
 
         Returns:
             `val_loss` (nats per token, without label smoothing), `val_perplexity`, `val_token_accuracy`,
-            `val_bleu_4` and `val_cider`; and the generated captions by the index of the image. BLEU and CIDEr
-            are left out where pycocoevalcap is not installed.
+            `val_bleu_4` and `val_cider`; and the generated captions by the index of the image. An image that became
+            unusable is in neither.
         """
         totals, captions, index = np.zeros(3), {}, 0
         for x, targets, sample_weight in self.dataset.as_numpy_iterator():
@@ -80,7 +76,9 @@ class Validator:
             # A batch is captioned when the share of captioned images has fallen behind.
             if len(captions) * len(self.references) <= index * self.num_captioned:
                 batch = self.captioner.caption_batch(x["images"], self.sampler, encode=self.encode)
-                captions |= {index + row: best.text for row, (best,) in enumerate(batch)}
+                captions |= {
+                    index + row: best.text for row, (best,) in enumerate(batch) if sample_weight[row].any()
+                }
             index += len(targets)
         loss = totals[0] / totals[2]
         metrics = {
@@ -91,15 +89,9 @@ class Validator:
         return metrics | self._scores(captions), captions
 
     def _scores(self, captions: dict[int, str]) -> dict[str, float]:
-        try:
-            from captioner.evaluation import quick_scores
+        from captioner.evaluation import quick_scores
 
-            scores = quick_scores(captions, {index: self.references[index] for index in captions})
-        except ImportError as error:
-            if not self._told:
-                log.warning("No BLEU and CIDEr, so the best epoch is the one with the lowest loss: %s", error)
-            self._told = True
-            return {}
+        scores = quick_scores(captions, {index: self.references[index] for index in captions})
         return {"val_bleu_4": scores["BLEU-4"], "val_cider": scores["CIDEr"]}
 
 
@@ -108,11 +100,7 @@ def image_rows(paths: list[str | os.PathLike], captions: dict[int, str], referen
     from captioner.evaluation import SheetRow
 
     return [
-        SheetRow(image=_shown(paths[index]), lines=(text, f"({references[index][0]})"))
+        SheetRow(image=paths[index], lines=(text, f"({references[index][0]})"))
         for index, text in sorted(captions.items())[:limit]
     ]
 
-
-def _shown(image):
-    """A path, or the pixels of what is no file."""
-    return np.asarray(image) if hasattr(image, "__array__") else image

@@ -21,7 +21,7 @@ class SheetRow:
     """One photo of a contact sheet."""
 
     image: str | os.PathLike | np.ndarray
-    """A path, or a uint8 array `(H, W, 3)`."""
+    """A path, or a uint8 array `(H, W, 3)`, or what becomes one by `np.asarray`."""
     lines: tuple[str, ...] = ()
     """Texts below the photo; each starts on a line of its own and is wrapped."""
 
@@ -92,7 +92,7 @@ def _photo(image: Any, size: int) -> tuple[Image.Image | None, str]:
     from captioner.images import read_image
 
     try:
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        pixels = np.asarray(image) if hasattr(image, "__array__") else read_image(image)
         photo = Image.fromarray(pixels).convert("RGB")
         scale = size / max(photo.size)
         fitted = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))

@@ -11,7 +11,7 @@ import keras_hub
 from captioner.model.encoder_split import EncoderSplit, split_image_encoder
 from captioner.model.feature_map import FeatureMap
 from captioner.model.gpt2_decoder import GPT2Decoder
-from captioner.model.image_encoders import build_image_encoder
+from captioner.model.image_encoders import HUB_PREFIX, build_image_encoder
 from captioner.model.image_tokens import ImageTokens, PlainImageTokens
 from captioner.model.lora import freeze_under_lora
 from captioner.model.transformer_block import TransformerBlock
@@ -120,7 +120,9 @@ class CaptionerBackbone(keras_hub.models.Backbone):
         inputs, outputs = self._text_graph(features)
         super().__init__(inputs={"images": images, **inputs}, outputs=outputs, dtype=dtype, **kwargs)
 
-        self.image_encoder_name = image_encoder if isinstance(image_encoder, str) else None
+        # A KerasHub backbone is kept whole: its own preset need not be there when this one is loaded.
+        is_own = isinstance(image_encoder, str) and not image_encoder.startswith(HUB_PREFIX)
+        self.image_encoder_name = image_encoder if is_own else None
         self.image_size = image_size
         self.features_shape = tuple(features.shape)
         self.vocabulary_size = vocabulary_size

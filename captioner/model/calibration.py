@@ -21,7 +21,7 @@ class Calibration:
 
     Call arguments:
         log_prob: float. The log-probability of a caption.
-        num_tokens: int. Its tokens, the end token included.
+        num_tokens: int. The tokens that it is the sum of, the end token included.
 
     Returns:
         float from 0 to 1.

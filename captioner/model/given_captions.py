@@ -194,18 +194,17 @@ class GivenCaptions:
 
     def _scored(self, token_ids: tuple[int, ...], token_log_probs, length_penalty: float) -> Caption:
         log_prob = float(token_log_probs.sum(dtype="float64"))
-        return self._caption(
-            token_ids, token_log_probs.tolist(), log_prob, log_prob / len(token_ids) ** length_penalty
-        )
+        score, num_scored = log_prob / len(token_ids) ** length_penalty, len(token_ids)
+        return self._caption(token_ids, token_log_probs.tolist(), log_prob, score, num_scored)
 
-    def _caption(self, token_ids, token_log_probs, log_prob: float, score: float) -> Caption:
+    def _caption(self, token_ids, token_log_probs, log_prob: float, score: float, num_scored: int) -> Caption:
         return Caption(
             text=self.preprocessor.tokenizer.decode(token_ids).strip(),
             token_ids=tuple(token_ids),
             token_log_probs=tuple(token_log_probs),
             log_prob=log_prob,
             score=score,
-            confidence=self.calibration and self.calibration(log_prob, len(token_ids)),
+            confidence=self.calibration and self.calibration(log_prob, num_scored),
         )
 
 

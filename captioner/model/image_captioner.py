@@ -200,9 +200,10 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
         require_possible(scores)
 
         def caption(b, n):
-            generated = slice(1, 1 + controls.num_unscored + int(lengths[b, n]))
-            tokens = token_ids[b, n, generated].tolist(), token_log_probs[b, n, generated].tolist()
-            return self._caption(*tokens, float(log_probs[b, n]), float(scores[b, n]))
+            num_scored = int(lengths[b, n])
+            written = slice(1, 1 + controls.num_unscored + num_scored)
+            tokens = token_ids[b, n, written].tolist(), token_log_probs[b, n, written].tolist()
+            return self._caption(*tokens, float(log_probs[b, n]), float(scores[b, n]), num_scored)
 
         return [[caption(b, n) for n in range(scores.shape[1])] for b in range(scores.shape[0])]
 

@@ -123,10 +123,15 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         )
 
     def generate_preprocess(self, x, sequence_length=None):
-        """Images and optional `prompts` to `images`, `token_ids` and `padding_mask`, the texts `(B, T)`."""
+        """Images and optional `prompts`, one of each or one for all, to `images`, `token_ids` and `padding_mask`, `(B, T)`."""
         x = x if isinstance(x, dict) else {"images": x}
         images = self.prepare_images(x["images"])
-        prompts = _strings(x.get("prompts", [""] * len(images)))
+        prompts = _strings(x.get("prompts", ""))
+        prompts = [prompts] * len(images) if isinstance(prompts, str) else prompts
+        if len(prompts) != len(images):
+            raise ValueError(
+                f"`prompts` must be one for each of the {len(images)} images, or one text for all; received {len(prompts)}."
+            )
         length = sequence_length or self.sequence_length
         token_ids, padding_mask = self.pack_prompts(prompts, length)
         return {"images": images, "token_ids": token_ids, "padding_mask": padding_mask}

@@ -152,8 +152,11 @@ def _open_zip(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         dtype, name = _DTYPES[storage.kind], f"{folder}data/{storage.key}"
         if name not in entries or entries[name].file_size != storage.numel * dtype.itemsize:
             raise WeightsError(f"{path}: storage {name} is missing or not {storage.numel} x {dtype.name}.")
-        with zipfile.ZipFile(path) as archive:
-            return np.frombuffer(archive.read(name), dtype)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return np.frombuffer(archive.read(name), dtype)
+        except zipfile.BadZipFile as error:  # its checksum is another
+            raise WeightsError(f"{path}: storage {name} is damaged: {error}.") from None
 
     return state, read_storage
 
@@ -237,6 +240,11 @@ class _StateDict(Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self._tensors[name]
         flat = self._read_storage(tensor.storage)
+        # Fewer if the file was cut since it was opened, or if tensors name one storage by types of different sizes.
+        if len(flat) != tensor.storage.numel:
+            raise WeightsError(
+                f"{self._path}: tensor {name!r} wants {tensor.storage.numel} elements of its storage; {len(flat)} are there."
+            )
         strides = [stride * flat.itemsize for stride in tensor.strides]
         array = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy()
         if tensor.storage.kind == "BFloat16Storage":

@@ -33,13 +33,14 @@ if keras.config.backend() == "tensorflow":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
-from tools.run_config import settings_from_config, trainer_named
+from tools.run_config import NOT_FROM_A_FILE, settings_from_config, trainer_named
 from worker_runs import batches_of_processes, killed_after, told
 
 settings, train = trainer_named(name)
 values = json.load(open(path))
 with batches_of_processes(changes.get("processes", 0)), killed_after(changes.get("steps"), changes.get("signal", signal.SIGKILL)):
     settings = settings_from_config(settings, values, path)
+    settings = dataclasses.replace(settings, **{name: values[name] for name in NOT_FROM_A_FILE if name != "resume"})
     if changes.get("ray"):
         from trainers.ray_workers import train_with_ray
         from worker_runs import train_and_be_killed_once

@@ -42,9 +42,21 @@ def test_equal_runs_are_told_with_the_steps_of_the_kills_and_end_in_0(checked, c
 
 def test_each_difference_is_a_line_and_ends_in_1(checked, capsys):
     differences = ("the metrics: a and b", "killed/best.h5: decoder/kernel")
-    assert checked(ResumeReport(killed_at=(), differences=differences))[0] == 1
+    assert checked(ResumeReport(killed_at=(4,), differences=differences))[0] == 1
     assert capsys.readouterr().out.splitlines() == [
-        "Killed 0 times, with so many steps saved: -",
+        "Killed 1 times, with so many steps saved: 4",
         "Not equal: the metrics: a and b",
         "Not equal: killed/best.h5: decoder/kernel",
     ]
+
+
+def test_a_run_that_was_never_killed_shows_nothing_and_ends_in_1(checked, capsys):
+    assert checked(ResumeReport(killed_at=(), differences=()))[0] == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "Killed 0 times, with so many steps saved: -"
+    assert said[1].startswith("The run ended before it could be killed") and len(said) == 2
+
+
+def test_kills_must_be_one_or_more(tmp_path, capsys):
+    assert main(["check-resume", "--config", "a.json", "--output", str(tmp_path), "--kills", "0"]) == 2
+    assert "`--kills` must be at least 1; received 0" in capsys.readouterr().err

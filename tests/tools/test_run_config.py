@@ -74,9 +74,9 @@ def test_a_command_of_a_whole_run_names_the_file_that_lacks_something(tmp_path, 
     assert f"`--config` {path} lacks run_dir." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["train"], ["train", "csv"]])
-def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path, monkeypatch, words):
-    (tmp_path / "run.json").write_text(json.dumps(SETTINGS.to_dict()))
+@pytest.fixture
+def trained_with(tmp_path, monkeypatch):
+    """Function from the words of a command to the settings that a training would get."""
     received = []
     load = main_module.load
     monkeypatch.setattr(
@@ -84,8 +84,31 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path, monkeypatc
         "load",
         lambda command: (load(command)[0], lambda settings: received.append(settings) or 0),
     )
-    assert (
-        main([*words, "--config", str(tmp_path / "run.json"), "--epochs", "7", "--no-horizontal-flip"]) == 0
-    )
-    [settings] = received
+
+    def run(*words):
+        assert main(list(words)) == 0
+        return received.pop()
+
+    return run
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", "csv"]])
+@pytest.mark.parametrize("flag", ["--config={}", "--config {}"])
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path, trained_with, words, flag):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(SETTINGS.to_dict()))
+    settings = trained_with(*words, *flag.format(path).split(), "--epochs", "7", "--no-horizontal-flip")
     assert settings.to_dict() == dataclasses.replace(SETTINGS, epochs=7, horizontal_flip=False).to_dict()
+
+
+def test_a_file_does_not_say_which_process_this_is(tmp_path, trained_with):
+    stored = dataclasses.replace(SETTINGS, num_processes=2, process_index=1, coordinator="old:1234")
+    (tmp_path / "run.json").write_text(json.dumps(stored.to_dict()))
+    settings = trained_with("train", "--config", str(tmp_path / "run.json"))
+    assert (settings.num_processes, settings.process_index, settings.coordinator) == (1, 0, None)
+
+
+@pytest.mark.parametrize("words, wanted", [(["--config"], "a file"), (["csv", "--recipe"], "a name")])
+def test_what_comes_from_a_file_needs_its_name(capsys, words, wanted):
+    assert main(["train", *words]) == USAGE
+    assert f"`{words[-1]}` needs {wanted} behind it." in capsys.readouterr().err

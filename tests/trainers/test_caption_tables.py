@@ -88,6 +88,27 @@ def test_each_unusable_row_is_named_with_its_reason(tmp_path):
     assert "too" in records.problems[5].detail
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_one_byte_of_another_encoding_costs_its_row_alone(tmp_path, ending):
+    rows = [b"a.jpg,007", b"b.jpg,stra\xdfe", b"c\xe9.jpg,a cat", b"d.jpg,NA"]
+    content = b"\n".join([b"image,caption", *rows])
+    if ending == "jsonl":
+        pairs = [row.split(b",") for row in rows]
+        content = b"\n".join(b'{"image": "%s", "caption": "%s"}' % tuple(pair) for pair in pairs)
+    records = read_captions(write(tmp_path, f"t.{ending}", content))
+    assert as_dict(records) == {"a.jpg": ("007",), "d.jpg": ("NA",)}
+    assert reasons(records) == [("text is not UTF-8", "row 3"), ("text is not UTF-8", "row 4")]
+
+
+@pytest.mark.parametrize("line", ['{"image": "b.jpg", "capt', "[1]", "[" * 100_000])
+def test_a_line_of_json_that_is_no_record_is_named_and_costs_no_other(tmp_path, line):
+    good = json.dumps({"image": "a.jpg", "caption": "a dog", "split": "val"})
+    records = read_captions(write(tmp_path, "t.jsonl", f"{good}\n\n{line}\n"))
+    assert as_dict(records) == {"a.jpg": ("a dog",)}
+    assert reasons(records) == [("malformed row", "row 3")]
+    assert line[:50] in records.problems[0].detail
+
+
 def test_absolute_names_must_lie_in_the_images_folder_if_one_is_given(tmp_path):
     inside, outside = tmp_path / "images", tmp_path / "images-other"
     inside.mkdir()

@@ -37,10 +37,17 @@ def test_runs_that_differ_are_told_apart(settings, train, tmp_path):
 
 def test_a_training_that_fails_is_an_error(settings, tmp_path):
     (tmp_path / "captions.csv").write_text("image,caption\n")
-    with pytest.raises(RuntimeError, match="exit code 1"):
+    with pytest.raises(ChildProcessError, match="exit code 1"):
         check_resume(
             train_csv, settings(tmp_path / "run", csv=tmp_path / "captions.csv"), tmp_path, num_kills=1
         )
+
+
+@pytest.mark.parametrize("name", ["whole", "killed"])
+def test_runs_that_are_there_already_are_not_compared(settings, name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileExistsError, match=f"{name} is there already"):
+        check_resume(train_csv, settings(tmp_path / "run"), tmp_path, num_kills=1)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,7 +1,5 @@
 """Validation against a computation by hand: caption by caption, token by token."""
 
-import logging
-import sys
 
 import numpy as np
 import pytest
@@ -96,16 +94,6 @@ def test_the_weights_of_the_moment_are_measured(captioner, images):
     assert measure()[0]["val_loss"] != before
     variable.assign(kept)
     assert measure()[0]["val_loss"] == before
-
-
-def test_without_pycocoevalcap_the_loss_remains_and_it_is_said_once(captioner, images, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "captioner.evaluation", None)
-    measure = validator(captioner, images[:2])
-    with caplog.at_level(logging.WARNING, "captioner"):
-        assert (
-            measure()[0].keys() == measure()[0].keys() == {"val_loss", "val_perplexity", "val_token_accuracy"}
-        )
-    assert caplog.text.count("No BLEU and CIDEr") == 1
 
 
 def test_contact_sheet_rows_show_caption_and_reference(images):

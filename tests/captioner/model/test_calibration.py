@@ -43,6 +43,17 @@ def test_a_calibration_is_kept_by_presets_and_gives_captions_a_confidence(tmp_pa
             assert three.confidence == pytest.approx(two.confidence, abs=1e-4)
 
 
+def test_a_prompt_that_is_not_scored_does_not_count_for_the_confidence():
+    tiny = tiny_captioner()
+    model = ImageCaptioner(tiny.backbone, tiny.preprocessor, CALIBRATION)
+    given = len(model.preprocessor.tokenizer.tokenize("a red dog"))
+    [[caption]] = model.caption(
+        IMAGES[:1], DecodingSettings(num_beams=2, max_length=12, prompt="a red dog", score_prompt=False)
+    )
+    num_scored = len(caption.token_ids) - given
+    assert caption.confidence == pytest.approx(CALIBRATION(caption.log_prob, num_scored))
+
+
 def test_a_preset_without_its_task_or_on_a_hub_cannot_be_calibrated(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({}))
     with pytest.raises(FileNotFoundError, match=r"has no task\.json"):

@@ -1,12 +1,15 @@
 """Image encoders by name: shapes, pixel scaling, re-creation, refusals."""
 
+import shutil
 import warnings
 
 import keras
 import keras_hub
 import numpy as np
 import pytest
+from tiny_captioner import tiny_captioner
 
+from captioner.model import CaptionerBackbone
 from captioner.model.image_encoders import CaffePixels, build_image_encoder, list_image_encoders
 
 SIZE = (65, 97)  # odd, and not a square
@@ -143,6 +146,19 @@ def test_a_hub_preset_is_built_with_random_weights_and_takes_saved_ones(hub_pres
     trained.save_weights(tmp_path / "encoder.weights.h5")
     fresh.load_weights(tmp_path / "encoder.weights.h5")
     np.testing.assert_array_equal(features(fresh, photos), features(trained, photos))
+
+
+def test_a_captioner_needs_the_hub_preset_no_more_once_it_is_saved(hub_preset, tmp_path):
+    shutil.copytree(hub_preset, tmp_path / "hub")
+    encoder = f"hub:{tmp_path / 'hub'}"
+    model = tiny_captioner(image_encoder=encoder, image_size=SIZE)
+    model.backbone.save_to_preset(str(tmp_path / "preset"))
+    shutil.rmtree(tmp_path / "hub")
+    loaded = CaptionerBackbone.from_preset(str(tmp_path / "preset"))
+    images = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3)).astype("float32")
+    np.testing.assert_allclose(loaded.encode_images(images), model.backbone.encode_images(images), atol=1e-5)
+    half = CaptionerBackbone.from_preset(str(tmp_path / "preset"), dtype="bfloat16")
+    assert {v.dtype for v in half.decoder.weights} == {"bfloat16"}
 
 
 def test_a_hub_preset_without_an_image_converter_says_that_pixels_go_in_unscaled(

@@ -106,6 +106,15 @@ def test_prompts_begin_behind_the_start_token_and_are_given():
     assert x["padding_mask"].sum(1).tolist() == [len(given), 1]
 
 
+def test_one_prompt_is_for_all_images_and_another_number_than_theirs_is_refused():
+    images = random_images(2)
+    one = PREPROCESSOR.generate_preprocess({"images": images, "prompts": "a dog"}, sequence_length=9)
+    two = PREPROCESSOR.generate_preprocess({"images": images, "prompts": ["a dog"] * 2}, sequence_length=9)
+    assert one["token_ids"].tolist() == two["token_ids"].tolist()
+    with pytest.raises(ValueError, match="one for each of the 2 images, or one text for all; received 3"):
+        PREPROCESSOR.generate_preprocess({"images": images, "prompts": ["a"] * 3}, sequence_length=9)
+
+
 def test_a_prompt_without_room_for_a_caption_is_refused():
     with pytest.raises(ValueError, match=r"must leave room.*of 5 are taken"):
         PREPROCESSOR.generate_preprocess(

@@ -205,6 +205,33 @@ def test_a_storage_that_claims_more_than_the_file_holds_is_refused(write, pickle
         read_torch_checkpoint(tmp_path / "model.pth")["w"]
 
 
+def test_one_storage_under_types_of_two_sizes_is_refused(pickled, tmp_path):
+    path, halves = tmp_path / "model.pth", np.arange(6, dtype="float16")
+    state = collections.OrderedDict(wide=FakeTensor(halves.astype("int64"), "0"), narrow=FakeTensor(halves, "0"))
+    write_legacy(path, pickled(state), {"0": halves})
+    tensors = read_torch_checkpoint(path)
+    np.testing.assert_array_equal(tensors["narrow"], halves)
+    with pytest.raises(WeightsError, match="'wide' wants 6 elements of its storage; 1 are there"):
+        tensors["wide"]
+
+
+def test_a_file_that_is_cut_after_it_was_opened_is_refused(pickled, tmp_path):
+    path = tmp_path / "model.pth"
+    write_legacy(path, pickled({"weight": FakeTensor(WEIGHT, "0")}), {"0": WEIGHT})
+    tensors = read_torch_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(WeightsError, match=r"model\.pth: tensor 'weight' wants 6 elements of its storage; 4 are"):
+        tensors["weight"]
+
+
+def test_a_flipped_byte_of_a_zip_file_is_refused(pickled, tmp_path):
+    path = tmp_path / "model.pth"
+    write_zip(path, pickled({"weight": FakeTensor(WEIGHT, "0")}), {"0": WEIGHT})
+    path.write_bytes(path.read_bytes().replace(WEIGHT.tobytes(), (WEIGHT + 1).tobytes()))
+    with pytest.raises(WeightsError, match=r"model\.pth: storage archive/data/0 is damaged"):
+        read_torch_checkpoint(path)["weight"]
+
+
 def test_a_memo_index_that_would_take_gigabytes_is_refused(tmp_path):
     pickled = b"\x80\x02}" + b"r" + struct.pack("<I", 2**31) + b"."
     write_zip(tmp_path / "model.pth", pickled, {})
