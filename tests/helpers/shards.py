@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tarfile
 
 import tensorflow as tf
@@ -12,7 +13,7 @@ from captioner.images import Augmentation, ImageTransform
 from trainers.shards.batches import training_batches
 from trainers.shards.build_index import build_indexes
 from trainers.shards.engines import find_engine
-from trainers.shards.index import index_path, read_summary
+from trainers.shards.index import index_path, read_index, read_summary
 from trainers.shards.open_shards import OpenShards
 from trainers.shards.plan import ShardPlan, Source
 from trainers.shards.read_problems import ReadProblems
@@ -56,6 +57,15 @@ def write_shard(path, samples, index=True) -> str:
     if index:
         build_indexes([str(path)], num_processes=1, progress=False)
     return str(path)
+
+
+def overwrite_image(shard, row):
+    """Makes an image undecodable so that only who decodes it finds out: the shard looks as it was indexed."""
+    index, status = read_index(index_path(shard)), os.stat(shard)
+    with open(shard, "r+b") as file:
+        file.seek(int(index.image_offset[row]))
+        file.write(bytes(int(index.image_size[row])))
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def samples_of(photos):

@@ -11,7 +11,7 @@ from engines import ENGINES
 from loopback import answering, serving, whole
 from PIL import Image
 from runs import RANDOMNESS, assert_same_run, killed_in_epoch, read_metrics, unchanged
-from shards import encoded, samples_of, write_shard
+from shards import encoded, overwrite_image, samples_of, write_shard
 
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
@@ -76,6 +76,20 @@ def test_a_run_trains_validates_and_exports(shard_settings, shards, photos, tmp_
     captioner = ImageCaptioner.from_preset(str(tmp_path / "run"))
     settings = DecodingSettings(sampler="greedy", max_length=6)
     assert captioner.caption([photos / "0.png"], settings)[0][0].log_prob < 0
+
+
+@pytest.mark.parametrize("objective", ["cross_entropy", "self_critical"])
+def test_lost_samples_of_training_and_validation_are_named_and_stop_nothing(
+    shard_settings, shards, objective, tmp_path
+):
+    for shard in shards:
+        overwrite_image(shard, 0)
+    run = {"epochs": 2, "validation_shards": (shards[1],), "objective": objective}
+    best = train_webdataset(shard_settings(**run, **RANDOMNESS))
+    assert np.isfinite([best["loss"], best["val_loss"], best["val_cider"]]).all()
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+    assert {problem["item"] for problem in report["while training"]["problems"]} == {"a.tar/0", "b.tar/7"}
+    assert (tmp_path / "run" / "validation.png").exists()
 
 
 def test_stages_go_through_the_shards_and_are_resumed(shard_settings, shards, tmp_path):

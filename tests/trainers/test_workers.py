@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from runs import last_checkpoint, read_checkpoint, read_metrics
-from shards import samples_of, write_shard
+from shards import overwrite_image, samples_of, write_shard
 from worker_runs import SECONDS, finish_run, read_told, start_commands, start_processes, start_run
 
 from captioner.model import ImageCaptioner
@@ -19,7 +19,7 @@ from trainers.data_report import DataReport, write_data_report
 from trainers.process_reports import merge_process_reports, process_report
 from trainers.records import Problem
 from trainers.run_folder import RunFolder
-from trainers.shards.index import index_path, read_index
+from trainers.stages import Stage
 from trainers.step_checkpoints import TERMINATED
 from trainers.webdataset_settings import WebdatasetTrainSettings
 from trainers.workers import Workers, choose_devices, require_shareable
@@ -66,15 +66,6 @@ def test_two_devices_train_what_one_device_trains(settings, tmp_path, backend):
     np.testing.assert_allclose(*losses, rtol=0.15)  # the filled last batch counts whole in what is shown
 
 
-def overwrite_image(shard, row):
-    """Makes an image undecodable so that only who decodes it finds out: the shard looks as it was indexed."""
-    index, status = read_index(index_path(shard)), os.stat(shard)
-    with open(shard, "r+b") as file:
-        file.seek(int(index.image_offset[row]))
-        file.write(bytes(int(index.image_size[row])))
-    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
 @pytest.fixture(scope="module")
 def from_shards(photos, tiny_preset, tmp_path_factory):
     """Settings of a run from shards, and the folder of one process that trained on the batches of two.
@@ -96,6 +87,7 @@ def from_shards(photos, tiny_preset, tmp_path_factory):
         keep_checkpoints=9,
         cache_dir=tmp_path,
         process_timeout_s=300,
+        stages=(Stage(epochs=2), Stage(epochs=2, learning_rate=1e-3)),
         **ALIKE,
         **UPDATES,
     )
