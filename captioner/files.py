@@ -30,7 +30,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         if temporary.is_dir() and path.is_dir():
             aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
             path.rename(aside)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                if not path.exists():
+                    aside.rename(path)
+                raise
             shutil.rmtree(aside)
         else:
             os.replace(temporary, path)

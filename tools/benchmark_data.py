@@ -11,7 +11,7 @@ from pathlib import Path
 from tools.benchmarks.data_report import markdown
 from tools.benchmarks.machine import hardware, num_cores
 from tools.benchmarks.measure import take_turns
-from tools.benchmarks.output import write_report
+from tools.benchmarks.output import require_markdown, write_report
 from tools.benchmarks.photo_sets import (
     QUALITY,
     bits_per_pixel,
@@ -92,10 +92,11 @@ class BenchmarkDataCommand:
 
 def benchmark_data(command: BenchmarkDataCommand) -> int:
     """Runs the command; prints the report and returns 0."""
-    if command.output is not None and Path(command.output).suffix != ".md":
-        raise UsageError(f"--output must end in .md; received {command.output!r}.")
+    require_markdown(command.output)
     if not any(Path(command.photos).glob("*.jpg")):
-        raise UsageError(f"--photos must be a folder with .jpg files; received {command.photos!r}.")
+        raise UsageError(
+            f"--photos must be a folder with .jpg files, such as res/photos of a checkout; received {command.photos!r}."
+        )
     if command.quick:
         command = dataclasses.replace(
             command, num_photos=4 * 8, batch_size=8, repetitions=2, num_shards=20, num_small=200, epochs=3

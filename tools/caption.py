@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -125,15 +126,14 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] | None = None) -
             "read paths from standard input."
         )
     images = find_images(command.inputs, sys.stdin, command.images, command.image_column)
-    missing = [image for image in images if not image.path.exists()]
-    for image in missing:
-        where = "" if str(image.path) == image.name else f" ({image.path})"
-        say(f"{image.name}: no such file{where}; skipped")
-    images = [image for image in images if image not in set(missing)]
     with contextlib.ExitStack() as stack:
         output = (
             stack.enter_context(open_output(command.output, command.num_captions)) if command.output else None
         )
+        lost = {image: problem for image in images if (problem := _problem(image, output))}
+        for image, problem in lost.items():
+            say(f"{image.name}: {problem}; skipped")
+        images = [image for image in images if image not in lost]
         todo = [image for image in images if output is None or not output.has(image.name)]
         if len(todo) < len(images):
             say(f"{len(images) - len(todo)} of {len(images)} images are in {command.output} already")
@@ -142,9 +142,16 @@ def caption(command: CaptionCommand, load: Callable[[str], Any] | None = None) -
         say(f"{len(todo) - num_bad} images captioned, written to {command.output}")
     if command.min_confidence is not None:
         say(f"{num_left_out} captions left out, their confidence is below {command.min_confidence:g}")
-    if num_bad + len(missing):
-        say(f"{num_bad + len(missing)} images could not be read; each is named above")
-    return 1 if num_bad + len(missing) else 0
+    if num_bad + len(lost):
+        say(f"{num_bad + len(lost)} images could not be captioned; each is named above")
+    return 1 if num_bad + len(lost) else 0
+
+
+def _problem(image: ImageInput, output) -> str | None:
+    """Why an image cannot be captioned, as far as its name tells, or None."""
+    if not os.path.exists(image.path):  # False also for a path that no file can have
+        return "no such file" if str(image.path) == image.name else f"no such file ({image.path})"
+    return None if output is None else output.refusal(image.name)
 
 
 def _caption_all(command: CaptionCommand, load, sampler, todo: list[ImageInput], output) -> tuple[int, int]:

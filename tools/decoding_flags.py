@@ -81,7 +81,7 @@ def choose_settings(flags: DecodingFlags, num_captions: int = 1) -> DecodingSett
     for name, names in owners.items():
         if sampler not in names:
             raise UsageError(
-                f"{_flag(name)} belongs to --sampler {' or '.join(names)}, and the command says --sampler {sampler}. "
+                f"{_flag(name)} belongs to --sampler {' or '.join(names)}, the sampler here is {sampler}. "
                 "Leave one of them out."
             )
     try:

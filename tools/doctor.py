@@ -11,6 +11,7 @@ from typing import Literal
 
 from captioner.cores import num_cores
 from tools.install_dali import PLUGIN, dali_failure, install_dali
+from tools.messages import say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Finding:
 def doctor(command: DoctorCommand) -> int:
     """Runs the command; prints the report and returns 0, or 1 if something is broken."""
     if command.install_dali:
-        install_dali(_say)
+        install_dali(say)
     num_broken = 0
     for finding in findings():
         num_broken += finding.state == "broken"
@@ -70,9 +71,11 @@ def findings() -> Iterator[Finding]:
     for requirement in requirements.pop("", []):
         yield _package(requirement, optional=False, fix=f'python -m pip install "{requirement}"')
     yield from _frameworks()
-    for requirement in requirements["eval"] + requirements["data"]:
-        extra = "eval" if requirement in requirements["eval"] else "data"
-        yield _package(requirement, optional=True, fix=f'python -m pip install "captioner[{extra}]"')
+    for requirement in requirements["eval"]:
+        yield _package(requirement, optional=True, fix='python -m pip install "captioner[eval]"')
+    for requirement in requirements["data"]:
+        install = 'python -m pip install "captioner[data]"'
+        yield _package(requirement, optional=True, fix=f"in an environment of its own: {install}")
     yield _java()
     yield from _dali(requirements["dali"])
 
@@ -162,7 +165,3 @@ def _has_nvidia_driver() -> bool:
 
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

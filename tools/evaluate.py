@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,16 @@ from captioner.evaluation import (
     match_predictions,
     read_predictions,
 )
+from captioner.evaluation.official import require_official_metrics
 from captioner.files import atomic_path
-from captioner.images import ImageError, read_image
+from captioner.images import ImageError
 from captioner.resources import DEFAULT_PRESET
 from tools.caption import load_captioner, resized
 from tools.decoding_flags import DecodingFlags, choose_settings, given_flags, with_own_defaults
 from tools.errors import UsageError
+from tools.inputs import ImageInput
 from tools.messages import say
+from tools.read_ahead import batches, progress, reading_ahead
 from tools.tables import read_caption_table
 
 
@@ -83,7 +86,9 @@ class EvaluateCommand:
             if value is not None and value < 1:
                 raise UsageError(f"`--{name.replace('_', '-')}` must be at least 1; received {value}.")
         if self.predictions is not None:
-            given = [*given_flags(self.decoding), *(["image_size_px"] if self.image_size_px else [])]
+            given = list(given_flags(self.decoding))
+            given += [name for name in ("image_size_px", "dtype") if getattr(self, name) is not None]
+            given += ["preset"] if self.preset != DEFAULT_PRESET else []
             if given:
                 raise UsageError(
                     f"`--{given[0].replace('_', '-')}` is for a model; with `--predictions` there is none."
@@ -98,6 +103,7 @@ class EvaluateCommand:
 
 def evaluate(command: EvaluateCommand) -> int:
     """Scores captions and prints the scores; returns 0, or 1 if an image could not be captioned."""
+    require_official_metrics()
     if command.predictions is not None and not command.predictions.is_file():
         raise UsageError(f"`--predictions` must be a file; {str(command.predictions)!r} is none.")
     records = read_caption_table(
@@ -139,34 +145,28 @@ def _caption(
     command: EvaluateCommand, paths: Sequence[Path], failed: dict[Path, str]
 ) -> tuple[dict[Path, Any], dict]:
     """The best caption of each image, by the preset; notes in `failed` the images that cannot be read."""
-    from tqdm import tqdm
-
     sampler = choose_settings(command.decoding)
     model = resized(load_captioner(command.preset, command.dtype), command.image_size_px)
     sampler = with_own_defaults(sampler, command.decoding, model)
     best_captions: dict[Path, Any] = {}
-    with tqdm(total=len(paths), unit="image", disable=not sys.stderr.isatty()) as progress:
-        for batch in _batches(paths, command.batch_size):
+    images = [ImageInput(str(path), path) for path in paths]
+    with reading_ahead(images, ahead=command.batch_size) as reading, progress(len(images)) as bar:
+        for batch in batches(reading, command.batch_size):
             photos = {}
-            for path in batch:
-                try:
-                    photos[path] = read_image(path)
-                except ImageError as error:
-                    failed[path] = str(error)
-                    say(str(error))
+            for image, pixels in batch:
+                if isinstance(pixels, ImageError):
+                    failed[image.path] = str(pixels)
+                    bar.write(f"captioner: {pixels}; skipped", file=sys.stderr)
+                else:
+                    photos[image.path] = pixels
             if photos:
                 captions = model.caption(
                     list(photos.values()), sampler=sampler, batch_size=command.batch_size
                 )
                 best_captions.update(zip(photos, (best for best, *_ in captions), strict=True))
-            progress.update(len(batch))
+            bar.update(len(batch))
     size = {} if command.image_size_px is None else {"image_size_px": command.image_size_px}
     return best_captions, {"preset": command.preset, **size, **sampler.to_dict()}
-
-
-def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    for start in range(0, len(paths), size):
-        yield paths[start : start + size]
 
 
 def _print_scores(evaluation: Evaluation) -> None:

@@ -40,8 +40,15 @@ def find_images(
         List of `ImageInput`. A file that is given by name is in it whether it exists or not.
 
     Raises:
-        UsageError: If an input means no image at all, or two lists mean different files by one name.
+        UsageError: If an input means no image at all, two lists mean different files by one name, or there is no list for
+            `images_dir`.
     """
+    if images_dir is not None and not any(
+        word == "-" or word.lower().endswith(LIST_ENDINGS) for word in inputs
+    ):
+        raise UsageError(
+            f"--images is the folder of paths in lists ({', '.join(LIST_ENDINGS)}, or - for standard input); none is given."
+        )
     found: dict[str, ImageInput] = {}
     for word in inputs:
         images = list(_expand(word, stdin, images_dir, image_column))

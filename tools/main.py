@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold bytes that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdin, "reconfigure"):  # and so may a list of them
+        sys.stdin.reconfigure(errors="surrogateescape")
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # the flag parser's, with help or a usage error already written
         return stop.code if isinstance(stop.code, int) else USAGE
     except KeyboardInterrupt:
-        say("stopped by Ctrl-C; what was finished is kept.")
+        say("stopped by Ctrl-C.")
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes standard output once more at its exit, and would complain there.

@@ -98,6 +98,10 @@ class CaptionFile(abc.ABC):
         """Whether the file already holds the captions of an image."""
         return image in self._done
 
+    def refusal(self, image: str) -> str | None:
+        """Why the file cannot hold the captions of an image of this name, or None."""
+        return None
+
     def write(self, captioned: Sequence[tuple[str, Sequence[ScoredCaption]]]) -> None:
         """Appends the captions of a batch, pairs of an image's name and its captions."""
         lines = [self.line(row) for image, captions in captioned for row in caption_rows(image, captions)]
@@ -175,13 +179,15 @@ class CsvTable(CaptionFile):
     header = ",".join(FIELDS) + "\n"
 
     def line(self, row: dict[str, Any]) -> str:
-        if "\n" in row["image"] or "\r" in row["image"]:
-            raise ValueError(
-                f"a table cannot hold the line break in {row['image']!r}; choose a .jsonl --output."
-            )
         text = io.StringIO()
         csv.DictWriter(text, FIELDS, lineterminator="\n").writerow(row)
         return text.getvalue()
+
+    def refusal(self, image: str) -> str | None:
+        is_broken = "\n" in image or "\r" in image
+        return (
+            "a table cannot hold the line break in its name; choose a .jsonl --output" if is_broken else None
+        )
 
     def parse(self, line: str) -> dict[str, Any] | None:
         values = next(csv.reader([line]))

@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from tools.errors import UsageError
+from tools.messages import say
 from trainers.records import Problem
 from trainers.shards.filters import ShardFilters
 from trainers.shards.paths import find_shards, is_remote, shown
@@ -173,9 +174,9 @@ def shards_write(command: ShardsWriteCommand) -> int:
     kept = f" ({written.num_kept:,} were there already)" if written.num_kept else ""
     problems = (*records.problems, *written.problems)
     for problem in problems[:_NOTES_SHOWN]:
-        _say(f"left out: {_described(problem)}")
+        say(f"left out: {_described(problem)}")
     if len(problems) > _NOTES_SHOWN:
-        _say(f"and {len(problems) - _NOTES_SHOWN:,} more; images are named in {command.output}/*_stats.json")
+        say(f"and {len(problems) - _NOTES_SHOWN:,} more; images are named in {command.output}/*_stats.json")
     print(
         f"{written.num_shards:,} shards{kept} in {command.output}: {written.num_samples:,} images with "
         f"{written.num_captions:,} captions, {written.num_bytes / 1e6:,.1f} MB"
@@ -203,9 +204,9 @@ def shards_index(command: ShardsIndexCommand) -> int:
         )
     noted = [status for status in report.statuses if status.note not in _QUIET_NOTES]
     for status in noted[:_NOTES_SHOWN]:
-        _say(f"{status.shard}: {status.note}")
+        say(f"{status.shard}: {status.note}")
     if len(noted) > _NOTES_SHOWN:
-        _say(f"and {len(noted) - _NOTES_SHOWN:,} more shards like these")
+        say(f"and {len(noted) - _NOTES_SHOWN:,} more shards like these")
     path = command.report or Path(first).parent / REPORT_FILE
     write_report(path, report)
     _print_totals(report)
@@ -254,9 +255,9 @@ def shards_missing(command: ShardsMissingCommand) -> int:
     if (hidden := len(downloads.errors) - command.num_names) > 0:
         print(f"  and {hidden:,} more messages; --num-names N shows more")
     for shard in downloads.unfinished[: command.num_names]:
-        _say(f"{shard}: not finished; run the command that downloads it again")
+        say(f"{shard}: not finished; run the command that downloads it again")
     if (hidden := len(downloads.unfinished) - command.num_names) > 0:
-        _say(f"and {hidden:,} more unfinished shards")
+        say(f"and {hidden:,} more unfinished shards")
     if command.output is not None:
         finished = [shard for shard in shards if shard not in set(downloads.unfinished)]
         num_rows = write_missing(command.output, finished) if finished else 0
@@ -292,7 +293,3 @@ def _print_totals(report: ShardsReport) -> None:
 
 def _described(problem: Problem) -> str:
     return ": ".join(filter(None, (problem.item, problem.reason, problem.detail)))
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"captioner: {message}\n")

@@ -116,7 +116,7 @@ class EndOfEpoch(keras.callbacks.Callback):
         metrics |= {"stage": self.state["stage"]} if "stage" in self.state else {}
         metrics["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         self._require_finite_weights(number)
-        with averaged_weights(self.captioner, optimizer):
+        with averaged_weights(optimizer):
             captions = {}
             if self.validator is not None:
                 validation, captions = self.validator()

@@ -99,7 +99,9 @@ def _start(context, train: Callable, settings: TrainSettings, run: RunFolder):
 def _wait(process) -> None:
     process.join()
     if process.exitcode:
-        raise ChildProcessError(f"the training ended with exit code {process.exitcode}; what it said stands above")
+        raise ChildProcessError(
+            f"the training ended with exit code {process.exitcode}; what it said stands above"
+        )
 
 
 def _kill_at_random(process, run: RunFolder, chance: random.Random, longest_pause: float) -> bool:

@@ -100,7 +100,7 @@ def read_state(path: str | os.PathLike) -> dict:
 
 
 @contextlib.contextmanager
-def averaged_weights(model: keras.Model, optimizer) -> Iterator[None]:
+def averaged_weights(optimizer) -> Iterator[None]:
     """Runs a block with the optimizer's moving average in place of the weights; without one, changes
     nothing."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
@@ -139,7 +139,12 @@ def _whole_file(path: Path) -> Iterator[h5py.File]:
     """Opens a checkpoint that has its checksum, and explains what the block finds missing in it."""
     try:
         with h5py.File(path, "r") as file:
-            _require_undamaged(file, path)
+            try:
+                _require_undamaged(file, path)
+            except CheckpointError:
+                raise
+            except Exception as error:  # what HDF5 raises for a damaged file, is nearly anything
+                raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
             yield file
     except FileNotFoundError:
         raise

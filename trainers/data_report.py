@@ -1,5 +1,6 @@
 """Finds unusable images before training, and reports all that was left out of the data."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -149,6 +150,14 @@ def write_data_report(path: str | os.PathLike, reports: Mapping[str, DataReport]
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
+def read_problems(path: str | os.PathLike, part: str) -> list[Problem]:
+    """The problems of a part of a report that `write_data_report` wrote; none if the file or the part is not there."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [Problem(**problem) for problem in content[part]["problems"]]
+    return []
+
+
 def require_good_data(report: DataReport, max_bad_fraction: float, report_path: str | os.PathLike) -> None:
     """Refuses data of which too much was left out.
 
@@ -206,10 +215,7 @@ class _Memory:
         try:
             self._open()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise self._explained(error) from error
-            self.path.unlink()  # a damaged memory is worth nothing; it fills again
-            self._open()
+            self._forget(error)
         return self
 
     def __exit__(self, *_) -> None:
@@ -223,9 +229,21 @@ class _Memory:
                 "mtime_ns INTEGER, problem TEXT, PRIMARY KEY (path, decoder))"
             )
 
+    def _forget(self, error: sqlite3.DatabaseError) -> None:
+        """Begins anew: a damaged memory is worth nothing; it fills again. One that cannot be used is an error."""
+        if isinstance(error, sqlite3.OperationalError):
+            raise self._explained(error) from error
+        self.database.close()
+        self.path.unlink()
+        self._open()
+
     def recall(self, paths: list[str]) -> dict[str, tuple[int, int, str]]:
         """Size, time and problem (empty for none) of the paths that were checked before."""
-        return dict(self._recall(paths))
+        try:
+            return dict(self._recall(paths))
+        except sqlite3.DatabaseError as error:
+            self._forget(error)
+            return {}
 
     def _recall(self, paths: list[str]) -> Iterator[tuple[str, tuple[int, int, str]]]:
         query = "SELECT size, mtime_ns, problem FROM checked WHERE path = ? AND decoder = ?"
@@ -235,15 +253,15 @@ class _Memory:
                 yield path, row
 
     def remember(self, rows: list[tuple[str, int, int, str]]) -> None:
-        """Keeps `(path, size, mtime_ns, problem)`."""
+        """Keeps `(path, size, mtime_ns, problem)`; a damaged memory loses them."""
         try:
             with self.database:
                 self.database.executemany(
                     "INSERT OR REPLACE INTO checked VALUES (?, ?, ?, ?, ?)",
                     [(path, _DECODER, *rest) for path, *rest in rows],
                 )
-        except sqlite3.OperationalError as error:
-            raise self._explained(error) from error
+        except sqlite3.DatabaseError as error:
+            self._forget(error)
 
     def _explained(self, error: sqlite3.Error) -> OSError:
         return OSError(f"cannot write {self.path}: {error}. Choose another folder with `cache_dir`.")

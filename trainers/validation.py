@@ -103,4 +103,3 @@ def image_rows(paths: list[str | os.PathLike], captions: dict[int, str], referen
         SheetRow(image=paths[index], lines=(text, f"({references[index][0]})"))
         for index, text in sorted(captions.items())[:limit]
     ]
-

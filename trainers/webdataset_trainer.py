@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Sequence
 
 from captioner.model import ImageCaptioner
 from trainers.build import build_captioner
 from trainers.caption_sets import tokenize_captions
-from trainers.data_report import check_data, write_data_report
+from trainers.data_report import DataReport, check_data, read_problems, write_data_report
 from trainers.loop import train
 from trainers.pipeline import ImageFiles, validation_dataset
 from trainers.process_reports import merge_process_reports, process_report
@@ -107,17 +108,21 @@ def _read_inputs(
         )
         inputs["validation_images"] = normalized_images(images, settings.lowercase)
 
-    def write(problems: tuple[Problem, ...]) -> None:
-        later = {WHILE_TRAINING: dataclasses.replace(reports["train"], problems=problems)}
-        if workers.is_first:
-            write_data_report(run.data_report, {**reports, **later})
-        else:
-            write_data_report(process_report(run.data_report, workers.process_index), later)
+    own_report = (
+        run.data_report if workers.is_first else process_report(run.data_report, workers.process_index)
+    )
 
-    problems = ReadProblems(write)
+    def later(problems: Sequence[Problem]) -> dict[str, DataReport]:
+        return {WHILE_TRAINING: dataclasses.replace(reports["train"], problems=tuple(problems))}
+
+    def write(problems: Sequence[Problem]) -> None:
+        write_data_report(own_report, {**(reports if workers.is_first else {}), **later(problems)})
+
+    known = read_problems(own_report, WHILE_TRAINING) if settings.resume else []
+    problems = ReadProblems(write, known)
     stack.callback(problems.close)
     inputs = _Inputs(training=training, problems=problems, **inputs)
-    accept_data(settings, run, reports, inputs.fingerprints)
+    accept_data(settings, run, {**reports, **(later(known) if known else {})}, inputs.fingerprints)
     return inputs
 
 

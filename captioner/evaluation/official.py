@@ -21,6 +21,15 @@ def official_scorer(module: str, name: str) -> Any:
         raise ImportError(f"Scoring captions with the official metrics {_ADVICE}") from error
 
 
+def require_official_metrics() -> None:
+    """Says what is missing before captions are made that nothing could score.
+
+    Raises:
+        ImportError: If pycocoevalcap is not installed; the message names the extra.
+    """
+    official_scorer("bleu.bleu", "Bleu")
+
+
 def official_file(relative_path: str) -> Path:
     """A file inside the installed pycocoevalcap.
 

@@ -1,6 +1,7 @@
 """Predicted captions from files, and which image of a table each one is about."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -140,7 +141,10 @@ def _rows(path: Path, text: str) -> Iterable[tuple[str, Any]]:
                 if line.strip():
                     yield f"line {number}", json.loads(line)
         else:
-            reader = csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if kind == ".tsv" else ",")
+            lines = io.StringIO(
+                text, newline=""
+            )  # `splitlines` would also cut at what may stand in a caption
+            reader = csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",")
             yield from ((f"row {number}", row) for number, row in enumerate(reader, start=1))
     except json.JSONDecodeError as error:
         raise ValueError(f"`{path}` is not valid {kind[1:].upper()}: {error}.") from error

@@ -90,9 +90,7 @@ def evaluate_captions(
         - [Chen et al., 2015](https://arxiv.org/abs/1504.00325), section 3
     """
     check_same_images(predictions, references)
-    bleu = official_scorer("bleu.bleu", "Bleu")(
-        n=4
-    )  # First, so that a missing package is said before any work.
+    bleu = official_scorer("bleu.bleu", "Bleu")(n=4)  # first: a missing package is said before any work
     java = java_runtime.find_java()
     predicted, expected = _tokenize(
         [predictions[image] for image in references], list(references.values()), java

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import contextlib
+import dataclasses
 import http.client
 import os
 import re
@@ -120,7 +121,7 @@ def _transfer(part: PartialFile, timeout_s: float) -> None:
         raise
     with response:
         if response.status == 206:
-            _require_range(response, start, note, part)
+            note = dataclasses.replace(note, total=_total_of_range(response, start, note, part))
         else:
             note = _note_of(part.address, response)
             part.begin(note)
@@ -186,12 +187,14 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         return request
 
 
-def _require_range(response, start: int, note: Note, part: PartialFile) -> None:
+def _total_of_range(response, start: int, note: Note, part: PartialFile) -> int:
+    """The length of the whole file, from an answer that must go on where the partial file ends."""
     answer = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.strip())
     if not match or int(match[1]) != start or int(match[3]) != (note.total or int(match[3])):
         part.path.unlink(missing_ok=True)
         raise BrokenTransferError(f"the server answered with another part of the file ({answer!r})")
+    return int(match[3])
 
 
 def _note_of(url: str, response) -> Note:

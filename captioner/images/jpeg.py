@@ -26,11 +26,6 @@ class JpegHeader:
     """True if there are notes that could say that the picture lies on its side."""
 
 
-def is_common_jpeg(data: bytes) -> bool:
-    """True for a JPEG that `read_header` knows."""
-    return read_header(data) is not None
-
-
 def read_header(data: bytes) -> JpegHeader | None:
     """What the markers say of a JPEG whose segments are whole up to its end mark, and that needs no rare feature; else None.
 

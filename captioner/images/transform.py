@@ -76,7 +76,14 @@ class ImageTransform:
     def view(self, image) -> np.ndarray:
         """What the model sees of an image, to be looked at: uint8 `(H, W, 3)`, in the proportions of the image."""
         if self.resize == "stretch":
-            return np.asarray(image).astype("uint8")
+            image = np.asarray(image).astype("uint8")
+            rows, columns = (
+                round(side * margin / whole) if self.crop_from else 0
+                for side, margin, whole in zip(
+                    image.shape, self.middle, self.crop_from or (1, 1), strict=False
+                )
+            )
+            return image[rows : image.shape[0] - rows, columns : image.shape[1] - columns]
         return np.asarray(self(image)).round().astype("uint8")
 
     def resized(self, image):

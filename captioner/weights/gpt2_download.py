@@ -69,13 +69,15 @@ def download_gpt2(
         `GPT2Download`.
 
     Raises:
-        ValueError: If the size is unknown.
+        ValueError: If the size is unknown, or the folder holds files of another size.
         DownloadError: If a file cannot be fetched whole.
     """
     if size not in GPT2_SIZES:
         raise ValueError(f"`size` must be one of {', '.join(GPT2_SIZES)}; received {size!r}.")
     folder, address = Path(folder), f"{base_url.rstrip('/')}/{size}"
-    known = _read_manifest(folder)
+    source, known = _read_manifest(folder)
+    if known and source.rpartition("/")[2] != size:
+        raise ValueError(f"`folder` {folder} holds files of {source}; take another folder for {size}.")
     fetched, kept = {}, []
     for name in GPT2_FILES:
         if _is_unchanged(folder / name, known.get(name)):
@@ -112,7 +114,7 @@ def require_unchanged(folder: str | os.PathLike) -> bool:
         WeightsError: If a file is missing or is no longer what was fetched.
     """
     folder = Path(folder)
-    known = _read_manifest(folder)
+    _, known = _read_manifest(folder)
     if damaged := [name for name, record in known.items() if not _is_unchanged(folder / name, record)]:
         raise WeightsError(
             f"{folder} is not what was downloaded: {', '.join(damaged)} differ from {MANIFEST}. Download it again, or remove "
@@ -127,15 +129,16 @@ def _is_unchanged(path: Path, record: dict | None) -> bool:
     return sha256_of(path) == record["sha256"]
 
 
-def _read_manifest(folder: Path) -> dict[str, dict]:
+def _read_manifest(folder: Path) -> tuple[str, dict[str, dict]]:
+    """The address that the files of a folder are from, and what is recorded of each; nothing without a record."""
     path = folder / MANIFEST
     if not path.is_file():
-        return {}
+        return "", {}
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return str(content["source"]), {
             name: {key: record[key] for key in ("num_bytes", "sha256", "server_md5")}
-            for name, record in files.items()
+            for name, record in content["files"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(

@@ -3,6 +3,8 @@
 import io
 import json
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +13,11 @@ from PIL import Image
 from tiny_captioner import tiny_captioner
 
 from captioner.sampling import DecodingSettings
+from tools import read_ahead
 from tools.caption import CaptionCommand, caption, resized
 from tools.decoding_flags import DecodingFlags
 from tools.errors import UsageError
+from tools.inputs import ImageInput
 
 
 class BrightnessCaptioner:
@@ -83,8 +87,19 @@ def test_a_bad_image_is_named_and_the_others_are_captioned(photos, model, capsys
         f"photos/{number}.png: brightness {10 * number}" for number in (0, 1, 3, 4)
     ]
     assert "gone.jpg: no such file" in err and "photos/2.png: not a readable" in err
-    assert "2 images could not be read" in err
+    assert "2 images could not be captioned" in err
     assert [size for size, *_ in model.calls] == [2, 1, 1]
+
+
+def test_names_that_no_table_or_file_can_have_cost_no_other_image(photos, model, capsys):
+    Path("photos/a\nb.png").write_bytes(Path("photos/0.png").read_bytes())
+    Path("list.txt").write_text("photos/1.png\n" + "x" * 5000 + "\nphotos/nul\0.png\nphotos/3.png\n")
+    inputs = ("photos/a\nb.png", "list.txt")
+    assert caption(CaptionCommand(inputs=inputs, output="out.csv"), model.load) == 1
+    assert Path("out.csv").read_text().count("brightness") == 2
+    err = capsys.readouterr().err
+    assert "the line break in its name; choose a .jsonl --output; skipped" in err
+    assert err.count("no such file") == 2 and "3 images could not be captioned" in err
 
 
 def test_the_model_is_not_loaded_when_nothing_can_be_read(photos, model, capsys):
@@ -131,6 +146,23 @@ def test_paths_come_from_standard_input(photos, model, monkeypatch, capsys):
         "photos/4.png",
         "photos/0.png",
     ]
+
+
+def test_no_more_is_decoded_while_large_photos_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_ahead, "MAX_BATCH_PIXELS", 20)
+    decoded = []
+    monkeypatch.setattr(
+        read_ahead, "read_image", lambda path: decoded.append(path) or np.zeros((3, 4, 3), "uint8")
+    )
+    images = [ImageInput(str(number), tmp_path / str(number)) for number in range(30)]
+    with read_ahead.reading_ahead(images, ahead=16) as reading:
+        time.sleep(0.3)
+        # Two have 24 pixels; each thread may have begun another before.
+        assert 2 <= len(decoded) <= 2 + read_ahead.NUM_READERS
+        assert [image.name for image, _ in reading] == [image.name for image in images]
+    assert len(decoded) == 30
+    with read_ahead.reading_ahead(images, ahead=16):  # threads that wait end with the block
+        time.sleep(0.1)
 
 
 def test_a_batch_of_large_photos_ends_early(photos, model, monkeypatch):

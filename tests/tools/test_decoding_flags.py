@@ -58,7 +58,7 @@ def test_flags_choose_the_sampler(flags, settings):
         (
             {"sampler": "beam", "seed": 1},
             1,
-            "--seed belongs to --sampler nucleus, and the command says --sampler beam",
+            "--seed belongs to --sampler nucleus, the sampler here is beam",
         ),
         ({"sampler": "beam", "top_k": 4}, 1, "--top-k belongs to --sampler nucleus or contrastive"),
         ({"sampler": "greedy", "num_beams": 3}, 1, "--num-beams belongs to --sampler beam"),

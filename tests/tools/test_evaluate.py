@@ -1,6 +1,7 @@
 """`captioner evaluate` from files to files."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,6 +159,19 @@ def test_calibration_is_written_into_the_preset_and_the_rest_of_it_stays(
     said = capsys.readouterr().out
     assert "probability of a CIDEr of 0.7 or more; expected calibration error 0." in said
     assert "on 30 held-out captions" in said
+
+
+@pytest.mark.parametrize("flag", [{"preset": "mine"}, {"dtype": "bfloat16"}, {"image_size_px": 64}])
+def test_flags_of_a_model_do_not_go_with_predictions(table, flag):
+    with pytest.raises(UsageError, match=f"`--{next(iter(flag)).replace('_', '-')}` is for a model"):
+        EvaluateCommand(csv=table, predictions=Path("results.json"), **flag)
+
+
+def test_missing_metrics_are_said_before_a_photo_is_captioned(table, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
+    monkeypatch.setattr(command_module, "load_captioner", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ImportError, match=r"captioner\[eval\]"):
+        evaluate(EvaluateCommand(csv=table))
 
 
 def test_calibration_flags_need_a_model_and_each_other(table):

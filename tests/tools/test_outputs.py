@@ -136,8 +136,12 @@ def test_a_file_name_that_is_no_utf_8_comes_back_as_it_was(tmp_path):
 
 
 def test_a_table_refuses_a_line_break_in_a_name(tmp_path):
-    with pytest.raises(ValueError, match=r"choose a \.jsonl"):
-        write(tmp_path / "out.csv", [("a\nb.jpg", captions("x"))])
+    with (
+        open_output(str(tmp_path / "out.csv"), 1) as table,
+        open_output(str(tmp_path / "out.jsonl"), 1) as lines,
+    ):
+        assert "choose a .jsonl" in table.refusal("a\nb.jpg")
+        assert table.refusal("a b.jpg") is None and lines.refusal("a\nb.jpg") is None
 
 
 def test_several_captions_do_not_fit_into_coco_results(tmp_path):

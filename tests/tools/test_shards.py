@@ -194,7 +194,7 @@ def test_ctrl_c_waits_for_no_server_and_the_next_command_goes_on(folder, server)
         place = next((folder / "cache").rglob("00000.index.npz"), None)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "captioner: stopped by Ctrl-C; what was finished is kept.\n")
+    assert (process.returncode, said) == (130, "captioner: stopped by Ctrl-C.\n")
     server.requests.clear()
     assert main(["shards", "index", address, "--cache-dir", "cache"]) == 0
     assert server.requests == []

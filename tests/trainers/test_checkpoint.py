@@ -1,5 +1,6 @@
 """Checkpoints: whole, of the right model, or refused."""
 
+import contextlib
 import errno
 
 import h5py
@@ -68,6 +69,16 @@ def test_any_flipped_byte_of_the_data_is_noticed(saved):
         load_checkpoint(path, network, network.optimizer)
     for a, b in zip(before, values(network), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_flipped_bit_of_the_structure_is_noticed_or_changes_nothing(saved):
+    path, network = saved
+    whole = path.read_bytes()
+    for offset in range(220):
+        for bit in (0, 3, 7):
+            path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << bit]) + whole[offset + 1 :])
+            with contextlib.suppress(CheckpointError):
+                assert load_checkpoint(path, network, network.optimizer) == STATE
 
 
 def test_a_changed_state_is_noticed(saved):

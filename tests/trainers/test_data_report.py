@@ -90,6 +90,16 @@ def test_a_damaged_memory_is_made_anew_and_a_bad_folder_is_explained(tmp_path, r
         check_images(records.images, cache_dir=tmp_path / "good.jpg" / "x", **QUIET)
 
 
+def test_a_memory_that_is_damaged_behind_its_first_page_is_made_anew(tmp_path, records):
+    found = check_images(records.images, cache_dir=tmp_path, **QUIET)
+    memory = tmp_path / "checked_images.sqlite"
+    content = memory.read_bytes()
+    memory.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    for _ in range(2):
+        assert check_images(records.images, cache_dir=tmp_path, **QUIET) == found
+    assert memory.read_bytes()[4096:4100] != b"\xff" * 4
+
+
 def test_the_report_on_disk_names_every_item(tmp_path, records):
     _, report = check_data(records, cache_dir=tmp_path / "cache", **QUIET)
     path = tmp_path / "run" / "data_report.json"

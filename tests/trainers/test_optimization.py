@@ -131,10 +131,10 @@ def test_averaged_weights_are_the_moving_average_and_come_back_also_after_an_err
     average = values[0]
     for value in values[1:]:
         average = 0.75 * average + 0.25 * value
-    with averaged_weights(None, optimizer):
+    with averaged_weights(optimizer):
         np.testing.assert_allclose(np.array(weight.value), average, rtol=1e-6)
     np.testing.assert_array_equal(np.array(weight.value), values[-1])
-    with pytest.raises(KeyboardInterrupt), averaged_weights(None, optimizer):
+    with pytest.raises(KeyboardInterrupt), averaged_weights(optimizer):
         raise KeyboardInterrupt
     np.testing.assert_array_equal(np.array(weight.value), values[-1])
 
@@ -149,7 +149,7 @@ def test_float16_scales_the_loss_and_keeps_the_average():
     optimizer.apply([keras.ops.convert_to_tensor(np.float32([scale, -scale]))], [weight])
     first = np.array(weight.value)
     assert first[0] < 1 < first[1]
-    with averaged_weights(None, optimizer):
+    with averaged_weights(optimizer):
         np.testing.assert_allclose(np.array(weight.value), first)
 
 

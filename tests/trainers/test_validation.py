@@ -1,6 +1,5 @@
 """Validation against a computation by hand: caption by caption, token by token."""
 
-
 import numpy as np
 import pytest
 

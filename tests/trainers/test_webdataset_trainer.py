@@ -16,9 +16,13 @@ from shards import encoded, overwrite_image, samples_of, write_shard
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
 from trainers import csv_trainer, webdataset_trainer
+from trainers.run_folder import RunFolder
 from trainers.shards import batches as engine_tf
 from trainers.shards import dali_decode
+from trainers.shards.build_index import build_indexes
+from trainers.shards.data import find_data
 from trainers.shards.engines import find_engine
+from trainers.shards.filters import ShardFilters
 from trainers.shards.index import ShardIndexError, index_path, read_index
 from trainers.stages import Stage
 from trainers.webdataset_trainer import train_webdataset
@@ -87,9 +91,12 @@ def test_lost_samples_of_training_and_validation_are_named_and_stop_nothing(
     run = {"epochs": 2, "validation_shards": (shards[1],), "objective": objective}
     best = train_webdataset(shard_settings(**run, **RANDOMNESS))
     assert np.isfinite([best["loss"], best["val_loss"], best["val_cider"]]).all()
-    report = json.loads((tmp_path / "run" / "data_report.json").read_text())
-    assert {problem["item"] for problem in report["while training"]["problems"]} == {"a.tar/0", "b.tar/7"}
-    assert (tmp_path / "run" / "validation.png").exists()
+    for resume in (True, False):  # a run that goes on keeps the names, though it may not meet them again
+        report = json.loads((tmp_path / "run" / "data_report.json").read_text())
+        assert {problem["item"] for problem in report["while training"]["problems"]} == {"a.tar/0", "b.tar/7"}
+        assert (tmp_path / "run" / "validation.png").exists()
+        if resume:
+            train_webdataset(shard_settings(**run, **RANDOMNESS, resume=True))
 
 
 def test_stages_go_through_the_shards_and_are_resumed(shard_settings, shards, tmp_path):
@@ -164,6 +171,38 @@ def test_an_architecture_learns_its_vocabulary_from_the_shards(prepared):
         num_layers=1, num_image_layers=0, train_tokenizer=270,
     )  # fmt: skip
     assert 262 < captioner.preprocessor.tokenizer.vocabulary_size() <= 270
+
+
+def test_shards_that_cannot_be_read_count_as_many_captions_as_the_others(shards, tmp_path):
+    bad = tmp_path / "z.tar"
+    bad.write_bytes(b"\x1f\x8b" + bytes(600))
+    whole, data = find_data(shards, progress=False), find_data([*shards, str(bad)], progress=False)
+    each = round(whole.report().num_captions / 2)
+    assert data.report().bad_fraction == each / (each + whole.report().num_captions)
+
+
+def test_an_index_with_other_filters_is_another_data_set(shards):
+    before = find_data(shards, progress=False).fingerprint()
+    build_indexes(shards, filters=ShardFilters(tags="remove"), num_processes=1, progress=False)
+    assert find_data(shards, progress=False).fingerprint() != before
+
+
+def test_when_nothing_can_be_read_any_more_training_stops_and_says_why(
+    shard_settings, photos, tmp_path, monkeypatch
+):
+    samples = samples_of(photos)
+    shards = [write_shard(tmp_path / f"{n}.tar", samples[n : n + 1]) for n in range(len(samples))]
+    build = webdataset_trainer.build_captioner
+
+    def lose_and_build(*arguments):
+        for shard in shards:
+            os.truncate(shard, 512)
+        return build(*arguments)
+
+    monkeypatch.setattr(webdataset_trainer, "build_captioner", lose_and_build)
+    with pytest.raises(ValueError, match=r"Training stopped while reading images.*truncated shard"):
+        train_webdataset(shard_settings(shards=tuple(shards), epochs=2))
+    assert not RunFolder(tmp_path / "run").preset.exists()
 
 
 def test_weighted_sources_are_mixed_and_the_first_one_decides_the_epoch(prepared, tmp_path):

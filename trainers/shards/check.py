@@ -157,16 +157,16 @@ class _SampleChecker:
             extensions = ", ".join(f".{member.extension}" for member in candidate.members)
             raise _Rejected(Problem("several images" if images else "no image", item, extensions))
         captions, problems = self._captions(candidate.key, item, members)
-        image = images[0]
+        image, num_captions = images[0], len(captions) + len(problems)
         if image.size > MAX_FILE_BYTES:
-            raise _Rejected(Problem("undecodable image", item, f"{image.size:,} bytes"))
+            raise _Rejected(Problem("undecodable image", item, f"{image.size:,} bytes", num_captions))
         data = self._read(image)
         try:
             height, width, _ = decode_image(data).shape
         except ImageError as error:
-            raise _Rejected(Problem("undecodable image", item, str(error))) from error
+            raise _Rejected(Problem("undecodable image", item, str(error), num_captions)) from error
         if problem := self.filters.image_problem(item, height, width):
-            raise _Rejected(problem)
+            raise _Rejected(dataclasses.replace(problem, num_captions=num_captions))
         sample = GoodSample(
             key=candidate.key,
             image_offset=image.offset,

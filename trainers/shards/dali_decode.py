@@ -11,6 +11,7 @@ import functools
 from captioner.cores import num_cores
 from captioner.images import Augmentation, ImageTransform
 from captioner.images.transform import PAD_VALUE
+from trainers.shards.ppm import BLANK
 
 INSTALL_COMMAND = "captioner doctor --install-dali"
 
@@ -19,7 +20,6 @@ INSTALL_COMMAND = "captioner doctor --install-dali"
 # at the end whether it is a sample, since this and `rest` behind it go through DALI untouched.
 _NUM_REAL = 18
 _HEAD_BYTES = 4 * (_NUM_REAL + 10)
-_BLANK = b"P6 1 1 255\n\0\0\0"  # fills a short batch up, and is cut off again
 
 
 def is_available() -> bool:
@@ -90,7 +90,7 @@ def decode_batches(
     blank = tf.concat([
         head(tf.constant([1, 1]), tf.constant([0, 0]), False, False),
         tf.zeros(num_rest_bytes, tf.uint8),
-        tf.io.decode_raw(_BLANK, tf.uint8),
+        tf.io.decode_raw(BLANK, tf.uint8),  # fills a short batch up, and is cut off again
     ], 0)  # fmt: skip
     blanks = tf.data.Dataset.from_tensors(blank).repeat()
 

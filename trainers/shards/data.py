@@ -97,6 +97,7 @@ class ShardData:
                 summary.num_captions,
                 summary.head_sha256,
                 summary.shard_bytes,
+                *([] if summary.filters == NO_FILTERS else [summary.filters]),
             ]
             for shard, summary in zip(self.shards, self.summaries, strict=True)
         ]
@@ -107,13 +108,16 @@ class ShardData:
         """What the shards came down to."""
         rejected = [problem for summary in self.summaries for problem in summary.problems]
         num_captions = sum(summary.num_captions for summary in self.summaries)
+        # How many captions a shard had that cannot be read, is not known: as many as the others.
+        each = max(round(num_captions / max(len(self.summaries), 1)), 1)
+        unreadable = [dataclasses.replace(problem, num_captions=each) for problem in self.unreadable]
         return DataReport(
             source=_in_words(self.shards),
             columns=None,
-            num_rows=num_captions + sum(p.num_captions for p in (*rejected, *self.unreadable)),
+            num_rows=num_captions + sum(p.num_captions for p in (*rejected, *unreadable)),
             num_images=sum(summary.num_samples for summary in self.summaries),
             num_captions=num_captions,
-            problems=(*self.unreadable, *rejected),
+            problems=(*unreadable, *rejected),
         )
 
 

@@ -82,7 +82,7 @@ class ShardFilters:
             return None
         try:
             value = float(similarity)  # tables also hold numbers as text
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
         if math.isnan(value):
             return Problem("no similarity", item, f"{self.similarity_column} is {str(similarity)[:80]!r}")

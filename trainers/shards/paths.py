@@ -61,9 +61,10 @@ def _expand(pattern: str) -> Iterator[str]:
         missing += [] if shards else [word]
         yield from shards
     if missing:
-        count = f"{len(missing):,} of its {len(words):,} shards" if len(words) > 1 else "it"
+        one = f"{pattern!r} is no shard that could be found. "
+        several = f"{pattern!r}: {len(missing):,} of its {len(words):,} shards cannot be found, the first is {missing[0]!r}. "
         raise FileNotFoundError(
-            f"{pattern!r} is no shard that could be found: {count} cannot, the first is {missing[0]!r}. "
+            f"{several if len(words) > 1 else one}"
             "Name tar files, folders that hold *.tar, globs, or ranges such as 'cc3m/{00000..00331}.tar'."
         )
 

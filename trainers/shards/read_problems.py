@@ -3,13 +3,19 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trainers.records import Problem
 
 log = logging.getLogger("captioner")
 
 WRITE_EVERY_S = 30.0
+MAX_LOST_SHARDS = 10
+"""So many shards of which nothing can be read, one after the other, are no accident: the store is gone, or a password."""
+
+
+class UnreadableShardsError(OSError):
+    """Nothing can be read any more."""
 
 
 class ReadProblems:
@@ -18,13 +24,15 @@ class ReadProblems:
     Args:
         write: function. Called with all problems so far after the first one, then every half minute while there are new ones,
             and by `close`.
+        known: what was unusable before a break of the run.
     """
 
-    def __init__(self, write: Callable[[tuple[Problem, ...]], None]):
+    def __init__(self, write: Callable[[tuple[Problem, ...]], None], known: Iterable[Problem] = ()):
         self._write = write
-        self._problems: dict[str, Problem] = {}
+        self._problems: dict[str, Problem] = {problem.item: problem for problem in known}
+        self._lost_in_a_row: set[int] = set()
         self._lock = threading.Lock()
-        self._written, self._written_at = 0, -WRITE_EVERY_S
+        self._written, self._written_at = len(self._problems), -WRITE_EVERY_S
 
     def __len__(self) -> int:
         return len(self._problems)
@@ -45,6 +53,22 @@ class ReadProblems:
             self._problems[problem.item] = problem
             if time.monotonic() - self._written_at > WRITE_EVERY_S:
                 self._flush()
+
+    def require_good(self, num_good: int, lost_shards: Iterable[int]) -> None:
+        """Is told after each batch how many good samples it had, and which shards the others were of.
+
+        Raises:
+            UnreadableShardsError: If shard after shard gave nothing.
+        """
+        with self._lock:
+            if num_good:
+                self._lost_in_a_row.clear()
+                return
+            self._lost_in_a_row.update(lost_shards)
+            if len(self._lost_in_a_row) >= MAX_LOST_SHARDS:
+                raise UnreadableShardsError(
+                    f"Nothing could be read of {len(self._lost_in_a_row)} shards one after the other."
+                )
 
     def close(self) -> None:
         """Writes what has not been written."""

@@ -52,11 +52,15 @@ class ShardReader:
             `encoded`: data bytes `(B,)`, each a plain JPEG or a PPM, seed int32 `(B, 2)`, allow_flip bool `(B,)`, size
             int32 `(B, 2)`, height and width; and `rest`: token_ids int32, padding_mask bool, targets int32 and
             sample_weight float32, each `(B, G, T)`.
+
+        Raises:
+            UnreadableShardsError: If nothing can be read any more.
         """
         num_samples = len(planned.shard)
         data = np.full(num_samples, BLANK, object)
         size = np.ones((num_samples, 2), "int32")
         captions: list[tuple[str, ...]] = [()] * num_samples
+        lost_shards = []
         for place, (shard, row) in enumerate(zip(planned.shard.tolist(), planned.row.tolist(), strict=True)):
             if shard == NOTHING:
                 continue
@@ -65,7 +69,9 @@ class ShardReader:
                 captions[place] = normalized_captions(self.shards.captions(shard, row), self.tokens.lowercase)
             except UnusableSampleError as error:
                 data[place], size[place] = BLANK, 1
+                lost_shards.append(shard)
                 self.problems.add(error.problem)
+        self.problems.require_good(sum(map(bool, captions)), lost_shards)
         allowed = [self.tokens.flip_captions_with_sides or not name_sides(texts) for texts in captions]
         encoded = {
             "data": data,

@@ -52,6 +52,13 @@ def test_a_file_of_another_shape_is_refused_with_the_place(tmp_path, name, text,
         read_predictions(tmp_path / name)
 
 
+def test_a_separator_of_lines_within_a_caption_of_a_table_ends_no_row(tmp_path):
+    (tmp_path / "p.csv").write_text(
+        "image,caption,rank\na.jpg,a dog\u2028runs\x85off,1\r\n", encoding="utf-8", newline=""
+    )
+    assert read_predictions(tmp_path / "p.csv") == {"a.jpg": "a dog\u2028runs\x85off"}
+
+
 def test_names_are_matched_from_the_exact_path_to_the_coco_number():
     images = [
         Path("/x/a.jpg"),

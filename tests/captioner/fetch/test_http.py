@@ -63,6 +63,21 @@ def test_a_cut_transfer_goes_on_where_it_stopped(fetch, server):
     assert fetch.delays == [1.0, 1.0]  # each attempt brought something, so none counts against the limit
 
 
+def test_a_length_that_only_the_answer_to_a_range_tells_is_checked(server, fetch):
+    server.files["/file"] = DATA
+    server.md5 = False
+
+    def chunk_and_break(handler, server):
+        chunked = {"Content-Length": None, "Transfer-Encoding": "chunked"}
+        loopback.whole(handler, server, limit=0, headers=chunked)
+        handler.wfile.write(b"%x\r\n%b\r\n" % (1000, DATA[:1000]))
+
+    server.script = [chunk_and_break, loopback.answering(limit=5000)]
+    assert fetch().num_bytes == len(DATA)
+    assert fetch.path.read_bytes() == DATA
+    assert asked_ranges(server) == [None, "bytes=1000-", "bytes=6000-"]
+
+
 def test_the_next_call_goes_on_where_the_last_one_gave_up(fetch, server):
     server.script = [loopback.answering(limit=300_000), *[loopback.status(503)] * 2]
     with pytest.raises(

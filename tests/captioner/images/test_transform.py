@@ -108,6 +108,14 @@ def test_crop_from_takes_the_middle_of_a_larger_size():
     np.testing.assert_array_equal(result[:, :, 0], image[1:3, 2:5, 0])
 
 
+def test_the_view_of_a_crop_is_its_part_of_the_photo_in_the_photos_proportions():
+    image = colored(np.arange(60).reshape(6, 10))
+    view = ImageTransform(image_size=(4, 4), crop_from=(6, 5)).view(image)
+    np.testing.assert_array_equal(view, image[1:5])  # of the columns 4 in 5 are left, none on the left of two
+    assert view.dtype == "uint8"
+    np.testing.assert_array_equal(ImageTransform(image_size=(4, 4)).view(image), image)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

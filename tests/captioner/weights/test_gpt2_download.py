@@ -44,6 +44,13 @@ def test_what_is_there_unchanged_is_not_fetched_again(server, tmp_path):
     assert require_unchanged(tmp_path)
 
 
+def test_a_folder_of_another_size_is_refused(server, tmp_path):
+    download(server, tmp_path)
+    with pytest.raises(ValueError, match=r"holds files of http.*/models/124M; take another folder for 355M"):
+        download_gpt2("355M", tmp_path, base_url=f"{server.address}/models/")
+    download_gpt2("124M", tmp_path, base_url=f"{server.address}/mirror/")  # nothing is asked for
+
+
 def test_files_that_were_whole_before_a_break_are_kept(server, tmp_path):
     del server.files["/models/124M/vocab.bpe"]
     with pytest.raises(DownloadError, match=r"vocab\.bpe.*404"):

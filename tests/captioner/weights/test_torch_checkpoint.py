@@ -207,7 +207,9 @@ def test_a_storage_that_claims_more_than_the_file_holds_is_refused(write, pickle
 
 def test_one_storage_under_types_of_two_sizes_is_refused(pickled, tmp_path):
     path, halves = tmp_path / "model.pth", np.arange(6, dtype="float16")
-    state = collections.OrderedDict(wide=FakeTensor(halves.astype("int64"), "0"), narrow=FakeTensor(halves, "0"))
+    state = collections.OrderedDict(
+        wide=FakeTensor(halves.astype("int64"), "0"), narrow=FakeTensor(halves, "0")
+    )
     write_legacy(path, pickled(state), {"0": halves})
     tensors = read_torch_checkpoint(path)
     np.testing.assert_array_equal(tensors["narrow"], halves)
@@ -220,7 +222,9 @@ def test_a_file_that_is_cut_after_it_was_opened_is_refused(pickled, tmp_path):
     write_legacy(path, pickled({"weight": FakeTensor(WEIGHT, "0")}), {"0": WEIGHT})
     tensors = read_torch_checkpoint(path)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(WeightsError, match=r"model\.pth: tensor 'weight' wants 6 elements of its storage; 4 are"):
+    with pytest.raises(
+        WeightsError, match=r"model\.pth: tensor 'weight' wants 6 elements of its storage; 4 are"
+    ):
         tensors["weight"]
 
 

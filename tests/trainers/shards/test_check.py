@@ -116,6 +116,23 @@ def test_filters_reject_and_say_why(shard, filters, rejected):
     assert checked.summary.filters["tags"] == filters.get("tags", "keep")
 
 
+def test_a_lost_image_counts_with_all_of_its_captions(shard):
+    three = json.dumps({"captions": ["a dog", "", "two dogs"]}).encode()
+    narrow = encoded(picture(1, 8, 32), "JPEG")
+    path = shard(("a.jpg", b"none"), ("a.json", three), ("b.jpg", narrow), ("b.json", three))
+    problems = check_shard(path, ShardFilters(min_side_px=9)).summary.problems
+    assert [(p.reason, p.num_captions) for p in problems] == [
+        ("undecodable image", 3),
+        ("image too small", 3),
+    ]
+
+
+def test_a_similarity_that_is_no_number_at_all_rejects_its_sample_alone(shard):
+    path = shard(("a.jpg", jpeg()), ("a.json", b'{"caption": "a dog", "similarity": 1%s}' % (b"0" * 400)))
+    filters = ShardFilters(similarity_column="similarity", min_similarity=0.3)
+    assert reasons(check_shard(path, filters)) == [("a", "no similarity")]
+
+
 def test_a_similarity_that_the_json_lacks_is_read_from_the_table_beside_the_shard(shard, monkeypatch):
     import pandas as pd
 

@@ -1,5 +1,6 @@
 """The index of a shard: what is written is read, and nothing damaged is."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -97,6 +98,23 @@ def test_entries_that_do_not_fit_each_other_are_refused(index, changes):
         arrays = dict(file)
     np.savez(index, **arrays | changes)
     with pytest.raises(ShardIndexError, match="not a whole index"):
+        read_index(index)
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(index):
+    whole, expected = index.read_bytes(), read_index(index)
+    for offset in range(0, len(whole), 3):
+        for bit in (0, 5):
+            index.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << bit]) + whole[offset + 1 :])
+            with contextlib.suppress(ShardIndexError):
+                read = read_index(index)
+                for field in dataclasses.fields(expected):
+                    np.testing.assert_array_equal(getattr(read, field.name), getattr(expected, field.name))
+
+
+def test_an_image_larger_than_any_that_is_read_is_refused(index):
+    write_index(index, samples(image_size=2**46), SUMMARY)
+    with pytest.raises(ShardIndexError, match="an image has more than 268,435,456 bytes"):
         read_index(index)
 
 
