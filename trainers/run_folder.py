@@ -124,6 +124,8 @@ class RunFolder:
                 self._require_same_settings(settings)
             else:
                 self._begin(settings)
+            for path in self.path.glob("checkpoints/.*.h5"):  # half-written, by a process that was killed
+                path.unlink()
             yield
 
     def _begin(self, settings: dict) -> None:

@@ -244,6 +244,10 @@ class TrainSettings:
 
     def _check_lora(self) -> None:
         self._require("lora_rank", lambda value: value >= 0, "at least 0")
+        if not self.lora_rank:
+            for name in ("lora_alpha", "lora_mlp"):
+                if (value := getattr(self, name)) != getattr(TrainSettings, name):
+                    raise ValueError(f"`{name}` belongs to `lora_rank`, which is 0; received {name}={value}.")
         if self.lora_rank and not self.lora_parts:
             raise ValueError(
                 "`lora_rank` needs pretrained weights to stay as they are: a `preset`, or a `gpt2` with decoder among the "

@@ -123,6 +123,12 @@ def test_updates_without_pretrained_weights_are_refused(settings, tmp_path, chan
         settings(tmp_path, lora_rank=2, **changes)
 
 
+@pytest.mark.parametrize("flag", [{"lora_mlp": True}, {"lora_alpha": 8.0}])
+def test_a_flag_of_lora_without_a_rank_is_refused(settings, tmp_path, flag):
+    with pytest.raises(ValueError, match=f"`{next(iter(flag))}` belongs to `lora_rank`, which is 0"):
+        settings(tmp_path, **flag)
+
+
 def test_stages_share_the_updates_of_all_their_parts(settings, tmp_path, tiny_preset):
     stages = (Stage(train_parts=("image_blocks",)), Stage(train_parts=("decoder",)))
     staged = settings(tmp_path, preset=str(tiny_preset), lora_rank=2, stages=stages)

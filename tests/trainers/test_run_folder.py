@@ -1,5 +1,6 @@
 """The run folder keeps runs apart and survives what interrupts them."""
 
+import contextlib
 import errno
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioner.files import atomic_path
 from trainers.data_report import write_data_report
 from trainers.run_folder import RunFolder, plot_metrics
 
@@ -42,6 +44,18 @@ def test_a_folder_without_a_finished_epoch_is_begun_anew(run):
     with run.opened({"epochs": 2}, False):
         assert run.read_metrics() == []
     assert '"epochs": 2' in run.config.read_text()
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(run):
+    with run.opened({"epochs": 1}, False):
+        finish_an_epoch(run)
+        with contextlib.suppress(BlockingIOError), atomic_path(run.checkpoint(4)) as temporary:
+            half = temporary
+            raise BlockingIOError
+    half.write_bytes(b"half")
+    kept = run.checkpoints
+    with run.opened({"epochs": 1}, True):
+        assert not half.exists() and run.checkpoints == kept
 
 
 def test_a_folder_with_a_finished_epoch_is_not_begun_anew(run):
