@@ -47,7 +47,7 @@ class CaptionCommand:
     image_size_px: int | None = None
     """Height and width that photos are brought to, for larger or smaller details; the preset's own if not given."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """bfloat16 takes less memory, and with a large decoder less time where the processor has it; the preset's own if not given."""
+    """bfloat16 takes less memory, and less time with a large decoder where the processor has it; by default the preset's own."""
     num_captions: int = 1
     """Captions for each image, best first."""
     batch_size: int = 16
