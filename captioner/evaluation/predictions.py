@@ -141,9 +141,8 @@ def _rows(path: Path, text: str) -> Iterable[tuple[str, Any]]:
                 if line.strip():
                     yield f"line {number}", json.loads(line)
         else:
-            lines = io.StringIO(
-                text, newline=""
-            )  # `splitlines` would also cut at what may stand in a caption
+            # `splitlines` would also cut at what may stand in a caption.
+            lines = io.StringIO(text, newline="")
             reader = csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",")
             yield from ((f"row {number}", row) for number, row in enumerate(reader, start=1))
     except json.JSONDecodeError as error:

@@ -77,12 +77,10 @@ class ImageTransform:
         """What the model sees of an image, to be looked at: uint8 `(H, W, 3)`, in the proportions of the image."""
         if self.resize == "stretch":
             image = np.asarray(image).astype("uint8")
-            rows, columns = (
-                round(side * margin / whole) if self.crop_from else 0
-                for side, margin, whole in zip(
-                    image.shape, self.middle, self.crop_from or (1, 1), strict=False
-                )
-            )
+            if self.crop_from is None:
+                return image
+            shares = zip(image.shape[:2], self.middle, self.crop_from, strict=True)
+            rows, columns = (round(side * margin / whole) for side, margin, whole in shares)
             return image[rows : image.shape[0] - rows, columns : image.shape[1] - columns]
         return np.asarray(self(image)).round().astype("uint8")
 
