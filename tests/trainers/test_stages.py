@@ -14,9 +14,11 @@ from trainers import loop
 from trainers.check_resume import check_resume
 from trainers.csv_trainer import train_csv
 from trainers.run_folder import RunFolder
+from trainers.stage_progress import require_possible
 from trainers.stages import NAMED_STAGES, Stage, stage_settings
 from trainers.step_checkpoints import StepCheckpoints
 from trainers.webdataset_settings import WebdatasetTrainSettings
+from trainers.workers import Workers
 
 TEXT = ("image_blocks", "cross_attention", "decoder", "embeddings")
 FRESH = Stage(epochs=2, train_parts=("image_blocks", "cross_attention"), learning_rate=1e-2)
@@ -207,6 +209,15 @@ def test_a_layer_that_a_later_stage_does_not_find_is_refused_before_the_first(tr
             stages=(FRESH, dataclasses.replace(LATE_LAYERS, frozen_until="nowhere")),
         )
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_later_stage_that_devices_cannot_share_is_refused_before_the_first(
+    settings, tiny_captioner, tmp_path
+):
+    stages = stage_settings(settings(tmp_path / "run", stages=(FRESH, OWN_CAPTIONS)))
+    require_possible(stages, tiny_captioner(), Workers())
+    with pytest.raises(ValueError, match="`objective`=self_critical trains on one device in one process"):
+        require_possible(stages, tiny_captioner(), Workers(devices=("CPU:0", "CPU:1")))
 
 
 def killed_before(owner, name):
