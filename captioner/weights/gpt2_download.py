@@ -76,7 +76,7 @@ def download_gpt2(
         raise ValueError(f"`size` must be one of {', '.join(GPT2_SIZES)}; received {size!r}.")
     folder, address = Path(folder), f"{base_url.rstrip('/')}/{size}"
     source, known = _read_manifest(folder)
-    if known and source.rpartition("/")[2] != size:
+    if known and source and source.rpartition("/")[2] != size:
         raise ValueError(f"`folder` {folder} holds files of {source}; take another folder for {size}.")
     fetched, kept = {}, []
     for name in GPT2_FILES:
@@ -136,7 +136,7 @@ def _read_manifest(folder: Path) -> tuple[str, dict[str, dict]]:
         return "", {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return str(content["source"]), {
+        return str(content.get("source", "")), {
             name: {key: record[key] for key in ("num_bytes", "sha256", "server_md5")}
             for name, record in content["files"].items()
         }

@@ -106,11 +106,15 @@ class ShardData:
 
     def report(self) -> DataReport:
         """What the shards came down to."""
-        rejected = [problem for summary in self.summaries for problem in summary.problems]
-        num_captions = sum(summary.num_captions for summary in self.summaries)
-        # How many captions a shard had that cannot be read, is not known: as many as the others.
-        each = max(round(num_captions / max(len(self.summaries), 1)), 1)
-        unreadable = [dataclasses.replace(problem, num_captions=each) for problem in self.unreadable]
+        read = [summary for summary in self.summaries if summary.num_read]
+        rejected = [problem for summary in read for problem in summary.problems]
+        num_captions = sum(summary.num_captions for summary in read)
+        # How many captions a shard had of which nothing can be read, is not known: as many as the others.
+        each = max(round(num_captions / max(len(read), 1)), 1)
+        nothing = [
+            problem for summary in self.summaries if not summary.num_read for problem in summary.problems
+        ]
+        unreadable = [dataclasses.replace(p, num_captions=each) for p in (*self.unreadable, *nothing)]
         return DataReport(
             source=_in_words(self.shards),
             columns=None,

@@ -42,7 +42,11 @@ def test_paths_are_words_too(folder):
 @pytest.mark.parametrize(
     ("words", "error", "says"),
     [
-        (["b/{00000..00003}.tar"], FileNotFoundError, "2 of its 4 shards cannot, the first is 'b/00002.tar'"),
+        (
+            ["b/{00000..00003}.tar"],
+            FileNotFoundError,
+            "2 of its 4 shards cannot be found, the first is 'b/00002.tar'",
+        ),
         (["d.tar"], FileNotFoundError, "'d.tar' is no shard"),
         (["d/*.tar"], FileNotFoundError, "is no shard"),
         (["b/{00000..00001.tar"], ValueError, "'{00000..00331}.tar'"),
