@@ -137,7 +137,8 @@ def _in_stage(settings, stage: Stage, number: int):
     if number > 1:  # goes on from a captioner that the run has made, as from a preset
         changes |= {"preset": str(settings.run_dir), "gpt2": None}
     # Whether there is LoRA is decided once, when the captioner is built.
-    return dataclasses.replace(settings, stages=(), lora_rank=0, **changes)
+    no_lora = {"lora_rank": 0, "lora_alpha": type(settings).lora_alpha, "lora_mlp": False}
+    return dataclasses.replace(settings, stages=(), **no_lora, **changes)
 
 
 def _require_no_idle_settings(settings, stages: tuple[Stage, ...]) -> None:

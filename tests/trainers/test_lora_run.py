@@ -131,7 +131,7 @@ def test_a_flag_of_lora_without_a_rank_is_refused(settings, tmp_path, flag):
 
 def test_stages_share_the_updates_of_all_their_parts(settings, tmp_path, tiny_preset):
     stages = (Stage(train_parts=("image_blocks",)), Stage(train_parts=("decoder",)))
-    staged = settings(tmp_path, preset=str(tiny_preset), lora_rank=2, stages=stages)
+    staged = settings(tmp_path, preset=str(tiny_preset), **LORA, stages=stages)
     assert staged.lora_parts == ("decoder",)
     captioner = build_captioner(staged, [])
     first, second = stage_settings(staged)

@@ -87,8 +87,8 @@ def from_shards(photos, tiny_preset, tmp_path_factory):
         keep_checkpoints=9,
         cache_dir=tmp_path,
         process_timeout_s=300,
-        stages=(Stage(epochs=2), Stage(epochs=2, learning_rate=1e-3)),
-        **ALIKE,
+        stages=(Stage(), Stage(learning_rate=1e-3)),
+        **ALIKE | {"epochs": 2},
         **UPDATES,
     )
     overwrite_image(shards[0], 6)
