@@ -71,10 +71,11 @@ class ReadProblems:
                 )
 
     def close(self) -> None:
-        """Writes what has not been written."""
+        """Writes what has not been written, and says how many there are."""
         with self._lock:
             if self._written < len(self._problems):
                 self._flush()
+            if self._problems:
                 log.warning("%d samples became unusable while training.", len(self._problems))
 
     def __iter__(self):
