@@ -18,6 +18,7 @@ MAX_BATCH_PIXELS = 100_000_000
 NUM_READERS = 4
 """Threads that read and decode ahead of the model."""
 EVERYTHING = "everything"
+"""What is asked for at the end, so that no thread goes on waiting."""
 FEW = 3
 """So many images need no progress bar."""
 
@@ -68,7 +69,7 @@ def reading_ahead(images: Sequence[ImageInput], ahead: int) -> Iterator[Iterator
                 break
         yield results()
     finally:
-        ask_for(EVERYTHING)  # no thread may wait for ever
+        ask_for(EVERYTHING)
         pool.shutdown(wait=False, cancel_futures=True)
 
 

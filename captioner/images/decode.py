@@ -19,7 +19,7 @@ from captioner.images.jpeg import read_header
 from captioner.python_calls import python_call
 
 MAX_PIXELS = 100_000_000
-"""Largest H*W that is decoded; an image of this size takes about 1 GB while it is decoded, with transparency 1.6."""
+"""Largest H*W that is decoded; an image of this size takes about 1 GB while it is decoded, with transparency 1.7."""
 
 MAX_FILE_BYTES = 256 * 1024**2
 """Largest file that is read."""
