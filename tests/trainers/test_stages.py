@@ -214,7 +214,7 @@ def test_a_layer_that_a_later_stage_does_not_find_is_refused_before_the_first(tr
 def test_a_later_stage_that_devices_cannot_share_is_refused_before_the_first(
     settings, tiny_captioner, tmp_path
 ):
-    stages = stage_settings(settings(tmp_path / "run", stages=(FRESH, OWN_CAPTIONS)))
+    stages = stage_settings(settings(tmp_path / "run", epochs=15, stages=(FRESH, OWN_CAPTIONS)))
     require_possible(stages, tiny_captioner(), Workers())
     with pytest.raises(ValueError, match="`objective`=self_critical trains on one device in one process"):
         require_possible(stages, tiny_captioner(), Workers(devices=("CPU:0", "CPU:1")))
