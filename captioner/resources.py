@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-DEFAULT_PRESET = "flickr8k_lite0"
+DEFAULT_PRESET = "flickr8k_lite2"
 """The bundled preset that commands use when none is named."""
 
 _PACKAGE = Path(__file__).resolve().parent

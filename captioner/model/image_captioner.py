@@ -50,7 +50,7 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
 
     Example:
     ```python
-    model = captioner.ImageCaptioner.from_preset("flickr8k_lite0")
+    model = captioner.ImageCaptioner.from_preset("flickr8k_lite2")
     for caption in model.caption(["photo.jpg"], num_captions=3)[0]:
         print(caption.text, caption.score)
     ```

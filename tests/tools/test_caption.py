@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from tiny_captioner import tiny_captioner
 
+from captioner.resources import DEFAULT_PRESET
 from captioner.sampling import DecodingSettings
 from tools import read_ahead
 from tools.caption import CaptionCommand, caption, resized
@@ -68,7 +69,7 @@ def photos(tmp_path, monkeypatch):
 def test_a_caption_and_its_score_are_printed(photos, model, capsys):
     assert caption(CaptionCommand(inputs=("photos/3.png",)), model.load) == 0
     assert capsys.readouterr().out == "photos/3.png: brightness 30 (score -0.50)\n"
-    assert model.presets == ["flickr8k_lite0"]
+    assert model.presets == [DEFAULT_PRESET]
 
 
 def test_several_captions_are_printed_in_order(photos, model, capsys):

@@ -4,7 +4,7 @@ import pytest
 
 from captioner.model import ARCHITECTURES, architecture
 from captioner.model.presets import resolve_preset
-from captioner.resources import list_bundled_presets
+from captioner.resources import DEFAULT_PRESET, list_bundled_presets
 
 GPT2_SIZES = {  # Radford et al., 2019, table 2, and the checkpoints' heads
     "124m": (768, 12, 12),
@@ -54,6 +54,7 @@ def test_handles_are_left_to_kerashub():
 
 
 def test_bundled_presets_are_found_by_name():
+    assert DEFAULT_PRESET in list_bundled_presets()
     for name in list_bundled_presets():
         assert resolve_preset(name).endswith(name)
 
