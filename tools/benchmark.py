@@ -52,7 +52,7 @@ class BenchmarkDecodeCommand:
     Examples:
         captioner benchmark decode --quick
         captioner benchmark decode --output decode.md --peer-python /path/to/python
-        captioner benchmark decode --photos photos/
+        captioner benchmark decode --photos photos/ --preset runs/mine
     """
 
     output: str | None = None
@@ -74,7 +74,9 @@ class BenchmarkDecodeCommand:
     peer_python: str | None = None
     """Interpreter with torch and transformers; this one, if it has them and none is given."""
     photos: str | None = None
-    """A folder of photos: also times captioning it with the bundled preset, and the first captions."""
+    """A folder of photos: also times captioning it with --preset, and the first captions."""
+    preset: str = DEFAULT_PRESET
+    """With --photos: a bundled preset's name, a preset's folder, or a training run's folder."""
     num_photos: int = 1000
     """Photos of the folder that are used, at most."""
     quick: bool = False
@@ -89,6 +91,10 @@ class BenchmarkDecodeCommand:
         for name in ("num_tokens", "repetitions", "num_photos"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; received {name}={getattr(self, name)}.")
+        if self.photos is None and self.preset != DEFAULT_PRESET:
+            raise ValueError(
+                f"`preset` is for --photos, which is not given; received preset={self.preset!r}."
+            )
         if not self.dtypes:
             raise ValueError("`dtypes` must name at least one dtype; received none.")
 
@@ -103,6 +109,7 @@ def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
         )
     if command.photos is not None:
         photos_in(command.photos, command.num_photos)  # an empty folder is an error now, not in an hour
+        _resolved(command.preset)
     report = run(command)
     write_report(report, markdown(report), command.output)
     return 0
@@ -140,14 +147,14 @@ def run(command: BenchmarkDecodeCommand) -> dict:
             {
                 "photos": str(Path(command.photos).absolute()),  # workers run in another folder
                 "num_photos": command.num_photos,
-                "preset": DEFAULT_PRESET,
+                "preset": _resolved(command.preset),
                 "batch_size": PHOTOS_BATCH_SIZE,
                 "num_threads": num_threads,
             },
             dtypes=command.dtypes,
             repetitions=command.repetitions,
             versions=versions,
-        )
+        ) | {"preset": command.preset}
     return {
         "command": shlex.join(["captioner", *sys.argv[1:]]),
         "hardware": hardware(),
@@ -162,6 +169,21 @@ def run(command: BenchmarkDecodeCommand) -> dict:
         "growth": growth,
         "photos": photos,
     }
+
+
+def _resolved(preset: str) -> str:
+    """What a worker, which runs in another folder, loads.
+
+    Raises:
+        FileNotFoundError: If there is no such preset.
+    """
+    from tools.quiet import import_tensorflow
+
+    import_tensorflow()
+    from captioner.model.presets import resolve_preset
+
+    resolved = resolve_preset(preset)
+    return resolved if "://" in resolved else str(Path(resolved).absolute())
 
 
 def _growth_cases(command: BenchmarkDecodeCommand, shape: dict) -> list[Case]:

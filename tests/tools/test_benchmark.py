@@ -8,6 +8,7 @@ import pytest
 from fake_worker import FakeWorker
 from tiny_captioner import random_images, tiny_captioner
 
+from captioner.resources import DEFAULT_PRESET, bundled_preset
 from tools import benchmark
 from tools.benchmark import MODELS, BenchmarkDecodeCommand, benchmark_decode
 from tools.benchmarks import measure
@@ -74,8 +75,29 @@ def test_a_folder_of_photos_is_measured_when_it_is_given(monkeypatch, tmp_path, 
         benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True, photos=str(tmp_path)))
     (tmp_path / "photo.jpg").touch()
     benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True, photos=str(tmp_path)))
-    assert "the bundled preset, bundled, in batches of 16" in capsys.readouterr().out
+    assert f"The preset {DEFAULT_PRESET} in batches of 16" in capsys.readouterr().out
     assert [(common["photos"], common["num_photos"]) for common in asked] == [(str(tmp_path), 32)]
+    assert [common["preset"] for common in asked] == [str(bundled_preset(DEFAULT_PRESET))]
+
+
+def test_another_preset_is_measured_on_the_photos_from_any_folder(monkeypatch, tmp_path, capsys):
+    photos = {"batch_size": 16, "folder": {}, "first_captions": {}}
+    photos["idle_rows"] = {"idle_share": 0.5, "whole_idle_share": 0.75, "num_photos": 4}
+    asked = []
+    monkeypatch.setattr(measure, "Worker", DecodeWorker)
+    monkeypatch.setattr(benchmark, "measure_photos", lambda common, **others: asked.append(common) or photos)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").touch()
+    mine = {"model": "tiny", "quick": True, "photos": ".", "preset": "runs/mine"}
+    with pytest.raises(FileNotFoundError, match="'runs/mine' is neither a folder nor a bundled preset"):
+        benchmark_decode(BenchmarkDecodeCommand(**mine))
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").touch()
+    benchmark_decode(BenchmarkDecodeCommand(**mine))
+    assert "The preset runs/mine in batches of 16" in capsys.readouterr().out
+    assert asked[0]["preset"] == str(tmp_path / "runs" / "mine")
+    with pytest.raises(ValueError, match="`preset` is for --photos, which is not given"):
+        BenchmarkDecodeCommand(preset="runs/mine")
 
 
 def test_captions_of_another_length_are_refused(monkeypatch):

@@ -77,7 +77,7 @@ class Measurer:
             return max(worker.measure()["gflops"] for _ in range(self.repetitions))
 
     def cached(self, dtype: str) -> dict:
-        """Captions/s and the share of waiting, of the bundled shape from cached features on TensorFlow."""
+        """Captions/s and the share of waiting, of the default preset's shape from cached features on TensorFlow."""
         with self._worker("tensorflow", {"part": "cached", "dtype": dtype}) as worker:
             return medians_of([worker.measure() for _ in range(self.repetitions)])
 

@@ -14,7 +14,7 @@ def photos_section(photos: dict) -> list[str]:
     """
     idle = photos["idle_rows"]
     return [
-        f"A folder of photos with the bundled preset, {photos['preset']}, in batches of {photos['batch_size']} with its own "
+        f"A folder of photos. The preset {photos['preset']} in batches of {photos['batch_size']} with its own "
         "decoding settings. Reading alone is the threads of `captioner caption` without a model; the model alone has its "
         "photos in memory and resizes them too; both is `captioner caption --output` of the folder, which overlaps them. "
         "Measured after the model was compiled; at least 80 % of the slower of the two is wanted.",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from captioner.resources import DEFAULT_PRESET
 from tools.benchmarks.flops import (
     decoder_flops,
     image_tokens_flops,
@@ -19,8 +20,6 @@ from tools.benchmarks.flops import (
 )
 from tools.benchmarks.worker import serve, timed
 
-PRESET = "flickr8k_lite0"
-"""Whose shape is trained from cached features."""
 NUM_CACHED_IMAGES = 640
 WORDS = (
     "a",
@@ -184,7 +183,7 @@ def flops_of_step(configuration: dict, backbone) -> float:
 
 
 def _cached(configuration: dict) -> Callable[[], dict]:
-    """An epoch of the bundled shape from cached features, and how long its steps wait for data.
+    """An epoch of the default preset's shape from cached features, and how long its steps wait for data.
 
     Images and captions are random; the loop around the compiled step is ours, as `fit` does not say how long it waits.
     """
@@ -192,7 +191,7 @@ def _cached(configuration: dict) -> Callable[[], dict]:
     from trainers.build import build_captioner
     from trainers.loop import compiled_model
 
-    settings = settings_of(configuration, preset=PRESET, max_length=20)
+    settings = settings_of(configuration, preset=DEFAULT_PRESET, max_length=20)
     captioner = build_captioner(settings, ())
     split = split_image_encoder(captioner.backbone.image_encoder, None)
     epoch = _cached_epochs(settings, captioner, split)

@@ -1,5 +1,6 @@
 """The report of the training benchmark as Markdown."""
 
+from captioner.resources import DEFAULT_PRESET
 from tools.benchmarks.markdown import heading, table
 
 _STEPS = (
@@ -41,7 +42,7 @@ def markdown(report: dict) -> str:
         "",
         *table(("dtype", "library", "GFLOP/s"), _peak_rows(report["peaks"])),
         "",
-        "The bundled preset's shape trained from cached features: random images, 5 captions of 20 tokens each, 32 images a "
+        f"The shape of {DEFAULT_PRESET} trained from cached features: random images, 5 captions of 20 tokens each, 32 images a "
         "step. Waiting is the time that steps were blocked because the next batch was not there; at most 5 % is wanted.",
         "",
         *table(_CACHED, (_cached_row(*item) for item in report["cached"].items())),
