@@ -6,7 +6,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,8 @@ from tools.errors import UsageError
 
 FIELDS = ("image", "rank", "caption", "log_prob", "score", "confidence")
 ENDINGS = (".csv", ".jsonl", ".json")
+SCORE_FIELDS = ("image", "caption", "log_prob", "score", "confidence", "tokens", "token_log_probs")
+SCORE_ENDINGS = (".jsonl", ".csv")
 
 
 class ScoredCaption(Protocol):
@@ -46,11 +48,22 @@ def open_output(path: str, num_captions: int) -> "CaptionFile":
                 f"--output that ends in .jsonl or .csv; received {path!r}."
             )
         return CocoResults(Path(path))
-    if ending == ".jsonl":
-        return JsonLines(Path(path), num_captions)
-    if ending == ".csv":
-        return CsvTable(Path(path), num_captions)
-    raise UsageError(f"--output must end in {', '.join(ENDINGS)}; received {path!r}.")
+    if ending not in ENDINGS:
+        raise UsageError(f"--output must end in {', '.join(ENDINGS)}; received {path!r}.")
+    return _LINES[ending](Path(path), lambda image: num_captions, FIELDS, "captioner caption")
+
+
+def open_scores(path: Path, num_captions: Callable[[str], int]) -> "CaptionFile":
+    """Opens a file of scored captions by its ending, one of `SCORE_ENDINGS`; what an earlier command wrote there stays.
+
+    Args:
+        path: path of the file.
+        num_captions: function from an image's name to the number of captions that are scored.
+
+    Raises:
+        ValueError: If the file exists and holds no scored captions.
+    """
+    return _LINES[path.suffix.lower()](path, num_captions, SCORE_FIELDS, "captioner score")
 
 
 def caption_rows(image: str, captions: Sequence[ScoredCaption]) -> list[dict[str, Any]]:
@@ -78,8 +91,18 @@ class CaptionFile(abc.ABC):
     header = ""
     line_start = ""
 
-    def __init__(self, path: Path, num_captions: int) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, num_captions: Callable[[str], int], fields: Sequence[str], command: str
+    ) -> None:
+        """Opens the file.
+
+        Args:
+            path: path of the file.
+            num_captions: function from an image's name to the number of captions of it when it is finished.
+            fields: what a row holds.
+            command: the command that writes such files.
+        """
+        self.path, self.fields, self.command = path, fields, command
         self._done: set[str] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         size = self._read(num_captions) if path.exists() else 0
@@ -104,9 +127,12 @@ class CaptionFile(abc.ABC):
 
     def write(self, captioned: Sequence[tuple[str, Sequence[ScoredCaption]]]) -> None:
         """Appends the captions of a batch, pairs of an image's name and its captions."""
-        lines = [self.line(row) for image, captions in captioned for row in caption_rows(image, captions)]
-        self._append("".join(lines))
-        self._done.update(image for image, _ in captioned)
+        self.write_rows([row for image, captions in captioned for row in caption_rows(image, captions)])
+
+    def write_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Appends all rows of an image, or of several."""
+        self._append("".join(map(self.line, rows)))
+        self._done.update(row["image"] for row in rows)
 
     @abc.abstractmethod
     def line(self, row: dict[str, Any]) -> str:
@@ -120,7 +146,7 @@ class CaptionFile(abc.ABC):
         self._file.write(text.encode("utf-8", errors="surrogateescape"))
         self._file.flush()
 
-    def _read(self, num_captions: int) -> int:
+    def _read(self, num_captions: Callable[[str], int]) -> int:
         """Fills the set of finished images; returns the size of the file without its unfinished end."""
         content = self.path.read_bytes()
         lines = _lines(content)
@@ -143,20 +169,20 @@ class CaptionFile(abc.ABC):
                     self._done.add(last)
                 count += 1
             size += len(line.encode("utf-8", errors="surrogateescape"))
-        if last is not None and count < num_captions:
+        if last is not None and count < num_captions(last):
             self._done.discard(last)
             size = start
         return size
 
     def _no_captions_file(self, number: int, line: str) -> ValueError:
         return ValueError(
-            f"{self.path} exists and was not written by `captioner caption`: line {number} is {line[:60]!r}; "
+            f"{self.path} exists and was not written by `{self.command}`: line {number} is {line[:60]!r}; "
             "nothing was changed. Choose another --output, or remove the file."
         )
 
 
 class JsonLines(CaptionFile):
-    """One JSON object a line: image, rank, caption, log_prob, score, confidence."""
+    """One JSON object a line."""
 
     line_start = '{"image": "'
 
@@ -170,17 +196,24 @@ class JsonLines(CaptionFile):
             row = json.loads(line)
         except json.JSONDecodeError:
             return None
-        return row if isinstance(row, dict) and {"image", "rank", "caption"} <= row.keys() else None
+        return row if isinstance(row, dict) and row.keys() == set(self.fields) else None
 
 
 class CsvTable(CaptionFile):
-    """A table with the columns image, rank, caption, log_prob, score, confidence."""
+    """A table of one row for each caption; lists are JSON in their cells, and line breaks are spaces."""
 
-    header = ",".join(FIELDS) + "\n"
+    @property
+    def header(self) -> str:
+        return ",".join(self.fields) + "\n"
 
     def line(self, row: dict[str, Any]) -> str:
+        cells = {
+            name: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+            for name, value in row.items()
+        }
+        cells["caption"] = re.sub(r"[\r\n]+", " ", cells["caption"])
         text = io.StringIO()
-        csv.DictWriter(text, FIELDS, lineterminator="\n").writerow(row)
+        csv.DictWriter(text, self.fields, lineterminator="\n").writerow(cells)
         return text.getvalue()
 
     def refusal(self, image: str) -> str | None:
@@ -191,7 +224,7 @@ class CsvTable(CaptionFile):
 
     def parse(self, line: str) -> dict[str, Any] | None:
         values = next(csv.reader([line]))
-        return dict(zip(FIELDS, values, strict=True)) if len(values) == len(FIELDS) else None
+        return dict(zip(self.fields, values, strict=True)) if len(values) == len(self.fields) else None
 
 
 class CocoResults(JsonLines):
@@ -205,7 +238,7 @@ class CocoResults(JsonLines):
         self._results = path
         self._earlier = _read_results(path) if path.exists() else []
         self._earlier_ids = {entry["image_id"] for entry in self._earlier}
-        super().__init__(path.with_name(path.name + ".partial"), num_captions=1)
+        super().__init__(path.with_name(path.name + ".partial"), lambda image: 1, FIELDS, "captioner caption")
 
     def has(self, image: str) -> bool:
         return super().has(image) or coco_image_id(image) in self._earlier_ids
@@ -227,6 +260,9 @@ class CocoResults(JsonLines):
         with atomic_path(self._results) as temporary:
             temporary.write_text(json.dumps(list(entries.values()), indent=0) + "\n", encoding="utf-8")
         os.unlink(self.path)
+
+
+_LINES = {".jsonl": JsonLines, ".csv": CsvTable}
 
 
 def coco_image_id(image: str) -> int | str:

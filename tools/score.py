@@ -1,9 +1,7 @@
 """`captioner score`: the probability that a model gives to captions of a table."""
 
 import contextlib
-import csv
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,18 +9,15 @@ from typing import Any
 
 import tyro
 
-from captioner.files import atomic_path
 from captioner.images import ImageError
 from captioner.resources import DEFAULT_PRESET
 from tools.caption import load_captioner
 from tools.errors import UsageError
 from tools.inputs import ImageInput
 from tools.messages import say
+from tools.outputs import SCORE_ENDINGS, SCORE_FIELDS, CaptionFile, open_scores
 from tools.read_ahead import batches, progress, reading_ahead
 from tools.tables import read_caption_table
-
-FIELDS = ("image", "caption", "log_prob", "score", "confidence", "tokens", "token_log_probs")
-ENDINGS = (".jsonl", ".csv")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +36,7 @@ class ScoreCommand:
     images: Path | None = None
     """Folder that the table's image names start from; by default the table's own."""
     output: Path | None = None
-    """A .jsonl or .csv file. Default: the terminal."""
+    """A .jsonl or .csv file, which the same command typed again goes on with. Default: the terminal."""
     preset: str = DEFAULT_PRESET
     """The model: a bundled preset's name, a preset's folder, or a training run's folder."""
     length_penalty: float | None = None
@@ -60,8 +55,10 @@ class ScoreCommand:
             raise UsageError(f"`--batch-size` must be at least 1; received {self.batch_size}.")
         if self.length_penalty is not None and not 0 <= self.length_penalty < float("inf"):
             raise UsageError(f"`--length-penalty` must be 0 or more; received {self.length_penalty}.")
-        if self.output is not None and self.output.suffix.lower() not in ENDINGS:
-            raise UsageError(f"`--output` must end in {' or '.join(ENDINGS)}; received {str(self.output)!r}.")
+        if self.output is not None and self.output.suffix.lower() not in SCORE_ENDINGS:
+            raise UsageError(
+                f"`--output` must end in {' or '.join(SCORE_ENDINGS)}; received {str(self.output)!r}."
+            )
 
 
 def score(command: ScoreCommand, load: Callable[[str], Any] = load_captioner) -> int:
@@ -79,13 +76,33 @@ def score(command: ScoreCommand, load: Callable[[str], Any] = load_captioner) ->
         split=command.split,
     )
     captions = {str(image.path): list(image.captions) for image in records.images}
+    with contextlib.ExitStack() as stack:
+        output = None
+        if command.output is not None:
+            output = stack.enter_context(
+                open_scores(command.output, lambda name: len(captions.get(name, ())))
+            )
+        lost = {name: why for name in captions if output is not None and (why := output.refusal(name))}
+        for name, why in lost.items():
+            say(f"{name}: {why}; skipped")
+        todo = [name for name in captions if name not in lost and (output is None or not output.has(name))]
+        if num_there := len(captions) - len(lost) - len(todo):
+            say(f"the captions of {num_there} of {len(captions)} images are in {command.output} already")
+        num_bad = len(lost) + (
+            _score_all(command, load, {name: captions[name] for name in todo}, output) if todo else 0
+        )
+    if num_bad:
+        say(f"{num_bad} of {len(captions)} images were not scored; each is named above")
+    return 1 if num_bad else 0
+
+
+def _score_all(
+    command: ScoreCommand, load, captions: dict[str, list[str]], output: CaptionFile | None
+) -> int:
+    """Scores the captions of each image, batch by batch; returns how many images were not scored."""
     images = [ImageInput(name, Path(name)) for name in captions]
     num_bad = 0
-    with (
-        _open(command.output) as write,
-        reading_ahead(images, ahead=command.batch_size) as reading,
-        progress(len(images)) as bar,
-    ):
+    with reading_ahead(images, ahead=command.batch_size) as reading, progress(len(images)) as bar:
         captioner = load(command.preset)
         for batch in batches(reading, command.batch_size):
             good = []
@@ -99,12 +116,14 @@ def score(command: ScoreCommand, load: Callable[[str], Any] = load_captioner) ->
                 if isinstance(scored, ValueError):
                     num_bad += 1
                     bar.write(f"captioner: {name}: {scored}; skipped", file=sys.stderr)
+                elif output is None:
+                    sys.stdout.write("".join(_shown(name, caption) for caption in scored))
                 else:
-                    write(name, scored, captioner.preprocessor.tokenizer)
+                    output.write_rows(
+                        [_row(name, caption, captioner.preprocessor.tokenizer) for caption in scored]
+                    )
             bar.update(len(batch))
-    if num_bad:
-        say(f"{num_bad} of {len(images)} images were not scored; each is named above")
-    return 1 if num_bad else 0
+    return num_bad
 
 
 def _scored(captioner, images: list[tuple[str, Any, list[str]]], command: ScoreCommand) -> Iterator[tuple]:
@@ -124,29 +143,8 @@ def _scored(captioner, images: list[tuple[str, Any, list[str]]], command: ScoreC
         yield from zip(names, scored, strict=True)
 
 
-@contextlib.contextmanager
-def _open(path: Path | None) -> Iterator[Callable]:
-    """A function that writes the scored captions of an image; the file is there when all are in it."""
-    if path is None:
-        yield lambda name, captions, tokenizer: sys.stdout.write(
-            "".join(f"{name}: {c.text} (log_prob {c.log_prob:.2f}, score {c.score:.2f})\n" for c in captions)
-        )
-        return
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        is_table = path.suffix.lower() == ".csv"
-        if is_table:
-            table.writeheader()
-
-        def write(name, captions, tokenizer) -> None:
-            for row in (_row(name, caption, tokenizer) for caption in captions):
-                if is_table:  # lists are JSON in their cells
-                    lists = {key: json.dumps(row[key], ensure_ascii=False) for key in FIELDS[-2:]}
-                    table.writerow(row | lists)
-                else:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-        yield write
+def _shown(name: str, caption) -> str:
+    return f"{name}: {caption.text} (log_prob {caption.log_prob:.2f}, score {caption.score:.2f})\n"
 
 
 def _row(name: str, caption, tokenizer) -> dict[str, Any]:
@@ -161,4 +159,4 @@ def _row(name: str, caption, tokenizer) -> dict[str, Any]:
         token_texts(tokenizer, caption.token_ids),
         [round(value, 6) for value in caption.token_log_probs],
     )
-    return dict(zip(FIELDS, values, strict=True))
+    return dict(zip(SCORE_FIELDS, values, strict=True))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -71,6 +72,59 @@ def test_a_csv_holds_the_tokens_as_json(photos, model):
         [row] = csv.DictReader(file)
     assert row["caption"] == "a dog, a cat"
     assert len(json.loads(row["tokens"])) == len(json.loads(row["token_log_probs"])) > 4
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_the_same_command_goes_on_where_it_was_killed(photos, model, ending, capsys):
+    table = write_table(
+        ("0.png", "a dog"),
+        ("0.png", "two\ncats"),
+        ("1.png", "a man"),
+        ("2.png", "a bike"),
+        ("2.png", "a dog"),
+    )
+    whole, cut = (
+        ScoreCommand(table=photos / table, output=photos / f"{name}.{ending}", batch_size=1)
+        for name in ("s", "c")
+    )
+    assert score(whole, lambda preset: model) == 0
+    content = whole.output.read_bytes()
+    rows = [line.encode() for line in re.findall(r"[^\n]*\n", content.decode())][ending == "csv" :]
+    ends = content[: -len(rows[-1])], content[: -len(rows[-1]) - len(rows[-2]) // 2], content[:9], b""
+    for number, begin in enumerate(ends):
+        cut.output.write_bytes(begin)
+        assert score(cut, lambda preset: model) == 0
+        assert cut.output.read_bytes() == content, number
+    capsys.readouterr()
+    assert score(cut, lambda preset: pytest.fail("nothing is left to score")) == 0
+    assert "the captions of 3 of 3 images are in" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_what_was_scored(photos, model):
+    class Stopped:
+        preprocessor = model.preprocessor
+
+        @staticmethod
+        def score(images, captions, **others):
+            if captions == [["a man"]]:
+                raise KeyboardInterrupt
+            return model.score(images, captions, **others)
+
+    table = write_table(("0.png", "a dog"), ("1.png", "a man"))
+    command = ScoreCommand(table=photos / table, output=photos / "s.jsonl", batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        score(command, lambda preset: Stopped)
+    assert [row["caption"] for row in read_lines("s.jsonl")] == ["a dog"]
+
+
+def test_a_file_of_captions_is_not_gone_on_with(photos, model):
+    table = write_table(("0.png", "a dog"))
+    with open_output("c.jsonl", num_captions=1) as output:
+        output.write([("0.png", [SimpleNamespace(text="a dog", log_prob=-1.0, score=-1.0, confidence=None)])])
+    before = (photos / "c.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="was not written by `captioner score`: line 1"):
+        score(ScoreCommand(table=photos / table, output=photos / "c.jsonl"), lambda preset: model)
+    assert (photos / "c.jsonl").read_bytes() == before
 
 
 def test_bad_images_and_captions_that_are_too_long_are_named_and_left_out(photos, model, capsys):
