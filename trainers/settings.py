@@ -2,48 +2,13 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from captioner.images import Augmentation
 from captioner.images.transform import ResizeMode
+from trainers.settings_rules import check_settings
 from trainers.stages import Part, Stage, stage_settings, stages_of
-
-_LEAST = {
-    "epochs": 1,
-    "checkpoint_minutes": 0,
-    "checkpoint_steps": 0,
-    "keep_checkpoints": 1,
-    "batch_size": 1,
-    "captions_per_image": 1,
-    "num_samples": 1,
-    "gradient_accumulation_steps": 1,
-    "validation_beams": 1,
-    "max_length": 2,
-    "train_tokenizer": 1,
-    "image_size_px": 1,
-    "hidden_dim": 1,
-    "num_heads": 1,
-    "num_image_layers": 0,
-    "num_layers": 1,
-    "num_validation_captions": 0,
-    "patience": 0,
-    "seed": 0,
-    "num_processes": 1,
-    "process_index": 0,
-    "process_timeout_s": 1,
-}
-_SHARES = (
-    "cross_entropy_weight",
-    "dropout",
-    "label_smoothing",
-    "ema_momentum",
-    "warmup_fraction",
-)
-FIXED_BY_GPT2 = ("hidden_dim", "num_heads", "num_layers", "train_tokenizer", "tokenizer", "preset")
-"""Settings that a pretrained decoder decides."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,94 +167,7 @@ class TrainSettings:
     """Seconds after which a process that is not heard of counts as lost, which ends the others."""
 
     def __post_init__(self) -> None:
-        if stages_of(self):
-            stage_settings(self)  # each of them is checked like a run, but for LoRA, which is the run's
-            self._check_lora()
-            return
-        for name, least in _LEAST.items():
-            self._require(name, lambda value, least=least: value >= least, f"at least {least}")
-        for name in ("learning_rate", "lora_alpha"):
-            self._require(name, lambda value: 0 < value < math.inf, "above 0")
-        for name in ("weight_decay", "clip_norm"):
-            self._require(name, lambda value: 0 <= value < math.inf, "at least 0")
-        self._check_parts("rate_scales", lambda value: 0 < value < math.inf, "above 0")
-        self._check_parts("weight_decays", lambda value: 0 <= value < math.inf, "at least 0")
-        for name in _SHARES:
-            self._require(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
-        self._require("final_learning_rate_fraction", lambda value: 0 <= value <= 1, "from 0 to 1")
-        if self.frozen_until is not None and "image_encoder" not in self.train_parts:
-            raise ValueError(
-                f"`frozen_until` needs image_encoder among the train_parts; received "
-                f"frozen_until={self.frozen_until!r} and train_parts={self.train_parts}."
-            )
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"`max_bad_fraction` must be from 0 to 1; received {self.max_bad_fraction}.")
-        if self.validation_images is not None and self.validation_csv is None:
-            raise ValueError(
-                f"`validation_images` needs a `validation_csv`; received {self.validation_images} without one."
-            )
-        _ = self.augmentation  # refuses what is out of range
-        if self.objective == "self_critical":
-            self._check_self_critical()
-        self._check_lora()
-        self._check_processes()
-        for name in FIXED_BY_GPT2 if self.gpt2 is not None else ():
-            if (value := getattr(self, name)) != getattr(TrainSettings, name):
-                raise ValueError(
-                    f"`{name}` is fixed by the pretrained GPT-2; received {name}={value} with gpt2={self.gpt2}. "
-                    "Leave one of the two out."
-                )
-        if not self.train_parts:
-            raise ValueError("`train_parts` must name at least one part; received none.")
-
-    def _check_lora(self) -> None:
-        self._require("lora_rank", lambda value: value >= 0, "at least 0")
-        if not self.lora_rank:
-            for name in ("lora_alpha", "lora_mlp"):
-                if (value := getattr(self, name)) != getattr(TrainSettings, name):
-                    raise ValueError(f"`{name}` belongs to `lora_rank`, which is 0; received {name}={value}.")
-        if self.lora_rank and not self.lora_parts:
-            raise ValueError(
-                "`lora_rank` needs pretrained weights to stay as they are: a `preset`, or a `gpt2` with decoder among the "
-                f"train_parts; received preset={self.preset}, gpt2={self.gpt2} and train_parts={self.train_parts}."
-            )
-
-    def _check_self_critical(self) -> None:
-        if self.preset is None:
-            raise ValueError(
-                "`objective`=self_critical needs a captioner that writes sentences already: give its `preset`; received None."
-            )
-        if self.baseline == "mean" and self.num_samples < 2:
-            raise ValueError(
-                "`num_samples` must be at least 2 with baseline=mean, the mean of the other samples; received 1."
-            )
-
-    def _check_parts(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
-        """Refuses numbers of parts that are not trained, and numbers that break their rule."""
-        for part, value in getattr(self, name).items():
-            if part not in self.train_parts:
-                raise ValueError(
-                    f"`{name}` must name parts that are trained ({', '.join(self.train_parts)}); received {part}={value}."
-                )
-            if not holds(value):
-                raise ValueError(f"`{name}` must be {rule}; received {part}={value}.")
-
-    def _check_processes(self) -> None:
-        if self.process_index >= self.num_processes:
-            raise ValueError(
-                f"`process_index` must be below num_processes={self.num_processes}; received {self.process_index}."
-            )
-        if self.num_processes > 1 and self.coordinator is None:
-            raise ValueError(
-                f"`coordinator` must be the address of the process 0, as node1:12345, with num_processes={self.num_processes}; "
-                "received None."
-            )
-
-    def _require(self, name: str, holds: Callable[[float], bool], rule: str) -> None:
-        """Refuses a number that breaks its rule; None stands for the architecture's own."""
-        value = getattr(self, name)
-        if value is not None and not holds(value):
-            raise ValueError(f"`{name}` must be {rule}; received {name}={value}.")
+        check_settings(self)
 
     @property
     def lora_parts(self) -> tuple[Part, ...]:

@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from trainers.settings import TrainSettings
+from trainers.settings_rules import require
 from trainers.shards.remote import DEFAULT_CACHE_GB
 
 
@@ -41,7 +42,7 @@ class WebdatasetTrainSettings(TrainSettings):
             )
         if not all(0 < weight < math.inf for weight in self.shard_weights):
             raise ValueError(f"`shard_weights` must be above 0; received {self.shard_weights}.")
-        self._require("shard_cache_gb", lambda value: 0 < value < math.inf, "above 0")
+        require(self, "shard_cache_gb", lambda value: 0 < value < math.inf, "above 0")
         if self.shuffle_buffer < 1:
             raise ValueError(
                 f"`shuffle_buffer` must be at least 1; received shuffle_buffer={self.shuffle_buffer}."
