@@ -226,7 +226,7 @@ def plot_metrics(metrics: dict[str, list[dict]], path: Path) -> None:
             axes.axvline(epoch, color="0.7", linewidth=0.8)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-        if axes.lines:
+        if axes.get_legend_handles_labels()[0]:  # the line between stages has no label
             axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
