@@ -109,7 +109,6 @@ def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
         )
     if command.photos is not None:
         photos_in(command.photos, command.num_photos)  # an empty folder is an error now, not in an hour
-        _resolved(command.preset)
     report = run(command)
     write_report(report, markdown(report), command.output)
     return 0
@@ -122,6 +121,7 @@ def run(command: BenchmarkDecodeCommand) -> dict:
     num_threads = command.num_threads or num_cores()
     common = {**shape, "num_tokens": command.num_tokens, "num_threads": num_threads}
     versions: dict[str, str] = {}
+    preset = None if command.photos is None else _resolved(command.preset)
 
     def rows(cases: list[Case], **arguments) -> list[dict]:
         measured = []
@@ -147,7 +147,7 @@ def run(command: BenchmarkDecodeCommand) -> dict:
             {
                 "photos": str(Path(command.photos).absolute()),  # workers run in another folder
                 "num_photos": command.num_photos,
-                "preset": _resolved(command.preset),
+                "preset": preset,
                 "batch_size": PHOTOS_BATCH_SIZE,
                 "num_threads": num_threads,
             },
