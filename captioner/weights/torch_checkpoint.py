@@ -1,11 +1,7 @@
 """PyTorch checkpoints read without PyTorch, and without running anything that a file may hold."""
 
-import collections
-import dataclasses
 import math
 import os
-import pickle
-import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,25 +11,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from captioner.weights.assign import WeightsError
+from captioner.weights.state_dict_pickle import STORAGE_DTYPES, Storage, Tensor, is_count, read_pickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_DIMENSIONS = 16
 # Pickles hold names and shapes only; the largest GPT-2 needs less than 1 MB.
-_MAX_PICKLE_BYTES = 64 * 2**20
-
-_DTYPES = {
-    "DoubleStorage": np.dtype("<f8"),
-    "FloatStorage": np.dtype("<f4"),
-    "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype("<u2"),  # widened to float32 when read
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
-    "ShortStorage": np.dtype("<i2"),
-    "CharStorage": np.dtype("i1"),
-    "ByteStorage": np.dtype("u1"),
-    "BoolStorage": np.dtype("?"),
-}
+_MAX_PICKLE_BYTES = 16 * 2**20
 
 
 def read_torch_checkpoint(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
@@ -70,67 +54,14 @@ def read_torch_checkpoint(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
         ) from None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Storage:
-    kind: str
-    key: str
-    numel: int
-
-
-class _Tensor:
-    """The arguments of a tensor, checked after unpickling, for a pickle may alter what it has built."""
-
-    def __init__(self, storage, offset, shape, strides, *_):
-        self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
-
-
-class _StorageType:
-    def __init__(self, kind):
-        self.kind = kind
-
-
-class _StateDictUnpickler(pickle.Unpickler):
-    """Resolves the names of a state dict to stand-ins of ours; every other name is an error."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Tensor
-        if module == "torch" and name in _DTYPES:
-            return _StorageType(name)
-        raise WeightsError(
-            f"the file asks for {module}.{name}, which no state dict needs; it is refused. "
-            "Save it again with torch.save(model.state_dict(), path)."
-        )
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
-            raise WeightsError("an unknown kind of reference in the pickle")
-        _, kind, key, _, numel, *view = pid
-        if (
-            not isinstance(kind, _StorageType)
-            or type(key) is not str
-            or not _is_count(numel)
-            or view not in ([], [None])
-        ):
-            raise WeightsError("a malformed storage reference in the pickle")
-        return _Storage(kind.kind, key, numel)
-
-
-def _unpickle(file: BinaryIO) -> Any:
+def _read_pickle(file: BinaryIO) -> Any:
     start = file.tell()
-    for opcode, argument, position in pickletools.genops(file):
-        # A memo index far beyond the pickle's length makes the unpickler allocate a table of that length.
-        if position - start > _MAX_PICKLE_BYTES or (
-            "PUT" in opcode.name and int(argument) > position - start
-        ):
-            raise WeightsError("a pickle of absurd size")
-    file.seek(start)
-    return _StateDictUnpickler(file, encoding="utf-8").load()
+    item, length = read_pickle(file.read(_MAX_PICKLE_BYTES))
+    file.seek(start + length)
+    return item
 
 
-def _open_zip(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+def _open_zip(path: Path) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.split("/")[1:] == ["data.pkl"]]
@@ -146,10 +77,10 @@ def _open_zip(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
         if f"{folder}byteorder" in entries and archive.read(f"{folder}byteorder") != b"little":
             raise WeightsError("only little-endian checkpoints can be read.")
         with archive.open(pickles[0]) as file:
-            state = _unpickle(file)
+            state = _read_pickle(file)
 
-    def read_storage(storage: _Storage) -> np.ndarray:
-        dtype, name = _DTYPES[storage.kind], f"{folder}data/{storage.key}"
+    def read_storage(storage: Storage) -> np.ndarray:
+        dtype, name = STORAGE_DTYPES[storage.kind], f"{folder}data/{storage.key}"
         if name not in entries or entries[name].file_size != storage.numel * dtype.itemsize:
             raise WeightsError(f"{path}: storage {name} is missing or not {storage.numel} x {dtype.name}.")
         try:
@@ -161,18 +92,18 @@ def _open_zip(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
     return state, read_storage
 
 
-def _open_legacy(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+def _open_legacy(path: Path) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     """Reads magic, version, system, state dict and storage keys, then finds each storage's bytes."""
     size = path.stat().st_size
     with open(path, "rb") as file:
-        if _unpickle(file) != _LEGACY_MAGIC or _unpickle(file) != _LEGACY_PROTOCOL:
+        if _read_pickle(file) != _LEGACY_MAGIC or _read_pickle(file) != _LEGACY_PROTOCOL:
             raise WeightsError("not a PyTorch checkpoint.")
-        system = _unpickle(file)
+        system = _read_pickle(file)
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise WeightsError("only little-endian checkpoints can be read.")
-        state = _unpickle(file)
-        keys = _unpickle(file)
-        itemsizes = {t.storage.key: _DTYPES[t.storage.kind].itemsize for t in _tensors(state).values()}
+        state = _read_pickle(file)
+        keys = _read_pickle(file)
+        itemsizes = {t.storage.key: STORAGE_DTYPES[t.storage.kind].itemsize for t in _tensors(state).values()}
         spans = {}
         for key in keys:
             (numel,) = struct.unpack("<q", file.read(8))
@@ -183,35 +114,35 @@ def _open_legacy(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
             spans[key] = (begin, numel)
             file.seek(end)
 
-    def read_storage(storage: _Storage) -> np.ndarray:
+    def read_storage(storage: Storage) -> np.ndarray:
         begin, numel = spans.get(storage.key, (0, -1))
         if numel != storage.numel:
             raise WeightsError(
                 f"{path}: storage {storage.key} is missing or not of {storage.numel} elements."
             )
-        return np.fromfile(path, _DTYPES[storage.kind], count=numel, offset=begin)
+        return np.fromfile(path, STORAGE_DTYPES[storage.kind], count=numel, offset=begin)
 
     return state, read_storage
 
 
-def _tensors(state: Any) -> dict[str, _Tensor]:
+def _tensors(state: Any) -> dict[str, Tensor]:
     """Checks that `state` maps names to tensors that lie inside their storages."""
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise WeightsError(f"holds a {type(state).__name__}, not a state dict.")
     for name, tensor in state.items():
-        if type(name) is not str or not isinstance(tensor, _Tensor):
+        if type(name) is not str or not isinstance(tensor, Tensor):
             raise WeightsError(
                 f"entry {str(name)[:80]!r} is not a named tensor, so this is not a state dict."
             )
         storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
         well_formed = (
-            isinstance(storage, _Storage)
+            isinstance(storage, Storage)
             and type(shape) is tuple
             and type(strides) is tuple
             and len(shape) == len(strides) <= _MAX_DIMENSIONS
-            and all(map(_is_count, (tensor.offset, *shape, *strides)))
+            and all(map(is_count, (tensor.offset, *shape, *strides)))
         )
         # A stride of 0 repeats elements, so the count is bounded as well as the last position.
         if (
@@ -223,12 +154,8 @@ def _tensors(state: Any) -> dict[str, _Tensor]:
                 >= storage.numel
             )
         ):
-            raise WeightsError(f"tensor {name!r} does not lie inside its storage.")
+            raise WeightsError(f"tensor {name[:80]!r} does not lie inside its storage.")
     return dict(state)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**40
 
 
 class _StateDict(Mapping):

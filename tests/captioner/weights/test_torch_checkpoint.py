@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from captioner.weights import WeightsError, read_torch_checkpoint
+from captioner.weights.state_dict_pickle import read_pickle
 
 STORAGES = {
     "float32": "FloatStorage",
@@ -236,11 +237,43 @@ def test_a_flipped_byte_of_a_zip_file_is_refused(pickled, tmp_path):
         read_torch_checkpoint(path)["weight"]
 
 
-def test_a_memo_index_that_would_take_gigabytes_is_refused(tmp_path):
-    pickled = b"\x80\x02}" + b"r" + struct.pack("<I", 2**31) + b"."
-    write_zip(tmp_path / "model.pth", pickled, {})
-    with pytest.raises(WeightsError, match="absurd size"):
+SHARED = b"))\x86q\x00" + b"h\x00h\x00\x86q\x00" * 60  # a tuple of 2^61 empty ones
+NESTED = b"(" * 10**6 + b"t" * 10**6
+COLLIDING = b"".join(b"\x8a\x10" + (n * (2**61 - 1)).to_bytes(16, "little") + b"N" for n in range(1, 10**5))
+"""Keys of dictionaries: one whose hash takes forever, one whose hash ends the process, and many with one hash."""
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    "keys", [b"(" + SHARED + b"Nu", b"(" + NESTED + b"Nu", b"(" + COLLIDING + b"u", SHARED + b"Ns"]
+)
+def test_keys_that_would_take_forever_are_refused(write, keys, tmp_path):
+    write(tmp_path / "model.pth", b"\x80\x02}" + keys + b".", {})
+    with pytest.raises(WeightsError, match=r"model\.pth: a dictionary in the pickle whose keys"):
         read_torch_checkpoint(tmp_path / "model.pth")
+
+
+@WRITERS
+@pytest.mark.parametrize("what", [{"a set"}, frozenset(), b"bytes", complex(1, 2)])
+def test_what_no_state_dict_holds_is_refused(write, what, tmp_path):
+    write(tmp_path / "model.pth", pickle.dumps({"w": what}, 4), {})
+    with pytest.raises(WeightsError, match=r"model\.pth: .*(instruction|the file asks for)"):
+        read_torch_checkpoint(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"epoch": 3, "rates": [0.5, 1e-3], "shape": (1, 2, 3, 4), "done": (True, False, None), 0: {}},
+        ["x" * 300, "\u00e9", -1, 255, 70_000, 2**62, -(2**62), (), (1,), (1, 2), (1, 2, 3), [], {}],
+        (shared := ["one list"], shared, [[shared]]),
+        collections.OrderedDict(a=1, b=collections.OrderedDict()),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_are_read_as_by_python(item, protocol):
+    data = pickle.dumps(item, protocol)
+    assert read_pickle(data + b"more") == (item, len(data))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps([1, 2]), pickle.dumps({"w": 1})])
