@@ -43,12 +43,12 @@ def encode_views(
     plain = tf.data.Dataset.from_tensor_slices(
         (np.array(rows), np.zeros((len(rows), 2), "int32"), no_captions)
     )
-    images = source.batches(plain, batch_size, augment=False, drop_remainder=False)
+    images = source.batches(plain, batch_size, augment=False)
     if views > 1:  # the further views of an image follow each other
         seeds = [_view_seed(source.paths[row], seed, view) for row in rows for view in range(1, views)]
         further = (np.repeat(rows, views - 1), np.stack(seeds), np.repeat(no_captions, views - 1, axis=0))
         further = tf.data.Dataset.from_tensor_slices(further)
-        further = source.batches(further, batch_size * (views - 1), augment=True, drop_remainder=False)
+        further = source.batches(further, batch_size * (views - 1), augment=True)
         images = tf.data.Dataset.zip(images, further)
     else:
         images = images.map(lambda *batch: (batch,))

@@ -64,9 +64,7 @@ class FeatureCache:
             features[row] = _open_shard(str(self.folder / shard))[position, which]
         return features
 
-    def batches(
-        self, plan: tf.data.Dataset, batch_size: int, *, augment: bool, drop_remainder: bool
-    ) -> tf.data.Dataset:
+    def batches(self, plan: tf.data.Dataset, batch_size: int, *, augment: bool) -> tf.data.Dataset:
         """See `ImageSource.batches`."""
 
         def load(index, seed, rows):
@@ -75,8 +73,7 @@ class FeatureCache:
             return tf.cast(tf.ensure_shape(features, (None, *self.feature_shape)), tf.float32), rows
 
         # At most as many batches in memory as there are readers; reading is copying from the page cache.
-        batched = plan.batch(batch_size, drop_remainder=drop_remainder)
-        return batched.map(load, num_parallel_calls=2, deterministic=True)
+        return plan.batch(batch_size).map(load, num_parallel_calls=2, deterministic=True)
 
 
 def cache_features(

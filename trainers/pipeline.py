@@ -16,17 +16,13 @@ from captioner.python_calls import python_call
 from trainers.caption_sets import CaptionSet, EpochPlan, epoch_plan, filled_plan, ordered_plan
 from trainers.tf_data import as_it_stands, steady
 
-ENDLESS = np.iinfo("int64").max
-
 
 class ImageSource(Protocol):
     """Where `x["images"]` comes from: one entry for each image of a caption set, in the same order."""
 
     num_images: int
 
-    def batches(
-        self, plan: tf.data.Dataset, batch_size: int, *, augment: bool, drop_remainder: bool
-    ) -> tf.data.Dataset:
+    def batches(self, plan: tf.data.Dataset, batch_size: int, *, augment: bool) -> tf.data.Dataset:
         """Turns elements `(image_index (), image_seed (2,), caption_row (G,))` into batches
         `(float32 (B, H, W, C), caption_row (B, G))`, in the order of the elements."""
 
@@ -51,9 +47,7 @@ class ImageFiles:
         """N."""
         return len(self.paths)
 
-    def batches(
-        self, plan: tf.data.Dataset, batch_size: int, *, augment: bool, drop_remainder: bool
-    ) -> tf.data.Dataset:
+    def batches(self, plan: tf.data.Dataset, batch_size: int, *, augment: bool) -> tf.data.Dataset:
         """See `ImageSource.batches`."""
         paths = tf.constant(self.paths)
         allowed = np.ones(self.num_images, bool) if self.allow_flip is None else self.allow_flip
@@ -71,12 +65,12 @@ class ImageFiles:
 
         calls = self.num_parallel_calls or num_cores()
         images = plan.map(load, num_parallel_calls=calls, deterministic=True)
-        return images.batch(batch_size, drop_remainder=drop_remainder)
+        return images.batch(batch_size)
 
 
-def num_steps(num_images: int, batch_size: int, drop_remainder: bool = False) -> int:
+def num_steps(num_images: int, batch_size: int) -> int:
     """Batches in one epoch."""
-    return num_images // batch_size if drop_remainder else math.ceil(num_images / batch_size)
+    return math.ceil(num_images / batch_size)
 
 
 def training_dataset(
@@ -86,10 +80,9 @@ def training_dataset(
     batch_size: int,
     captions_per_image: int,
     seed: int,
+    num_epochs: int,
     first_epoch: int = 0,
     first_step: int = 0,
-    num_epochs: int | None = None,
-    drop_remainder: bool = False,
     process_index: int = 0,
     num_processes: int = 1,
     fill_batches: bool = False,
@@ -105,10 +98,9 @@ def training_dataset(
         batch_size: int. Images in a batch (B); the last batch of an epoch may be shorter.
         captions_per_image: int. Captions shown for each image (G). Missing ones have a `sample_weight` of 0.
         seed: int. Not negative.
+        num_epochs: int. Epochs to run.
         first_epoch: int. The epoch to start with, counted from 0.
         first_step: int. Batches of the first epoch to leave out.
-        num_epochs: int. Epochs to run, or None for no end.
-        drop_remainder: bool. Leaves out the short last batch.
         process_index: int. Which part of each batch is read, of `num_processes` equal parts.
         num_processes: int. Divides `batch_size`; more than one need `fill_batches`.
         fill_batches: bool. Fills the short last batch with images of no weight.
@@ -122,12 +114,7 @@ def training_dataset(
         ValueError: If an argument is out of range, or source and captions disagree.
     """
     _check(captions, source, batch_size, captions_per_image)
-    steps = num_steps(len(captions.paths), batch_size, drop_remainder)
-    if not steps:
-        raise ValueError(
-            f"`batch_size` must not exceed the number of images with drop_remainder=True; received "
-            f"batch_size={batch_size} and {len(captions.paths)} images."
-        )
+    steps = num_steps(len(captions.paths), batch_size)
     for name, value in {"seed": seed, "first_epoch": first_epoch, "first_step": first_step}.items():
         if value < 0:
             raise ValueError(f"`{name}` must not be negative; received {name}={value}.")
@@ -159,13 +146,11 @@ def training_dataset(
         for array, shape in zip(arrays, ((None,), (None, 2), (None, captions_per_image)), strict=True):
             array.set_shape(shape)
         plan = tf.data.Dataset.from_tensor_slices(tuple(arrays))
-        return source.batches(plan, share, augment=True, drop_remainder=drop_remainder)
+        return source.batches(plan, share, augment=True)
 
-    end = ENDLESS if num_epochs is None else first_epoch + num_epochs
-    epochs = tf.data.Dataset.range(first_epoch, end)
+    epochs = tf.data.Dataset.range(first_epoch, first_epoch + num_epochs)
     dataset = _with_texts(epochs.flat_map(epoch_dataset), captions)
-    count = tf.data.INFINITE_CARDINALITY if num_epochs is None else num_epochs * steps - first_step
-    return dataset.apply(tf.data.experimental.assert_cardinality(count))
+    return dataset.apply(tf.data.experimental.assert_cardinality(num_epochs * steps - first_step))
 
 
 def validation_dataset(
@@ -188,7 +173,7 @@ def validation_dataset(
     captions_per_image = captions.max_captions_per_image if captions_per_image is None else captions_per_image
     _check(captions, source, batch_size, captions_per_image)
     plan = tf.data.Dataset.from_tensor_slices(_arrays(ordered_plan(captions, captions_per_image)))
-    return _with_texts(source.batches(plan, batch_size, augment=False, drop_remainder=False), captions)
+    return _with_texts(source.batches(plan, batch_size, augment=False), captions)
 
 
 def _arrays(plan: EpochPlan) -> tuple[np.ndarray, ...]:
