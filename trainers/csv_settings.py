@@ -51,6 +51,10 @@ class CsvTrainSettings(TrainSettings):
         self._check_folds()
         self._check_views()
 
+    @property
+    def has_validation(self) -> bool:
+        return super().has_validation or bool(self.validation_split or self.folds)
+
     def _require_a_stage_with_features(self) -> None:
         if self.cache_features and not any(stage.cache_features for stage in stage_settings(self)):
             raise ValueError(

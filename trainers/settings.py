@@ -146,9 +146,9 @@ class TrainSettings:
     num_validation_captions: int = 200
     """Validation images that are captioned after each epoch; 0 captions all."""
     validation_beams: int = 3
-    """Beams of those captions."""
+    """Beams of those captions; in all else they are decoded as the preset says."""
     patience: int = 0
-    """Stops after so many epochs without a better CIDEr; 0 never stops early."""
+    """Stops after so many epochs without a better validation CIDEr; 0 never stops early."""
     wandb_project: str | None = None
     """Project of Weights & Biases that gets the metrics too, as `wandb login` or WANDB_MODE=offline has it."""
     weights_dtype: Literal["float32", "float16"] = "float32"
@@ -175,6 +175,11 @@ class TrainSettings:
         pretrained = ("cross_attention", "decoder") if self.preset else ("decoder",) if self.gpt2 else ()
         trained = {part for stage in stage_settings(self) for part in stage.train_parts}
         return tuple(part for part in pretrained if part in trained)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images."""
+        return self.validation_csv is not None
 
     @property
     def augmentation(self) -> Augmentation | None:

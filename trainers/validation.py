@@ -25,7 +25,7 @@ class Validator:
         dataset: batches `(x, y, sample_weight)` of the validation images, in order.
         references: for each validation image its captions, in the same order.
         num_captioned: int. Images that are captioned, in whole batches evenly spread; 0 captions all.
-        num_beams: int.
+        num_beams: int. Beams of the generated captions; in all else they are decoded as the captioner's preset says.
         max_length: int. Most tokens of a generated caption.
         encode: function from the images of a batch to image tokens, or None for the captioner's own.
     """
@@ -46,9 +46,10 @@ class Validator:
         self.dataset = dataset
         self.references = references
         self.encode = encode
-        self.sampler = DecodingSettings(
-            num_beams=num_beams, max_length=min(max_length, captioner.backbone.max_sequence_length)
-        )
+        own = captioner.preprocessor.decoding
+        length = min(max_length, captioner.backbone.max_sequence_length)
+        shortened = {"max_length": length, "min_length": min(own.get("min_length", 0), length)}
+        self.sampler = DecodingSettings(**own | {"num_beams": num_beams} | shortened)
         self.num_captioned = num_captioned or len(references)
 
         def sums(images, token_ids, padding_mask, targets, sample_weight):

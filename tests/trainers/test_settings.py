@@ -19,6 +19,7 @@ NEEDED = {"run_dir": Path("run"), "csv": Path("table.csv")}
         ({"max_length": 1}, "`max_length` must be at least 2"),
         ({"seed": -1}, "`seed` must be at least 0"),
         ({"patience": -1}, "`patience` must be at least 0"),
+        ({"patience": 2}, "`patience` needs validation images"),
         ({"hidden_dim": 0}, "`hidden_dim` must be at least 1"),
         ({"learning_rate": 0.0}, "`learning_rate` must be above 0"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be above 0"),

@@ -84,6 +84,18 @@ def test_captions_longer_than_the_model_reads_are_not_asked_for(captioner, image
     assert validator(captioner, images, max_length=99).sampler.max_length == 17
 
 
+def test_captions_are_decoded_as_the_preset_says(tiny_captioner, images):
+    captioner = tiny_captioner()
+    captioner.preprocessor.decoding = {
+        "length_penalty": 1.3,
+        "min_length": 8,
+        "num_beams": 5,
+        "max_length": 9,
+    }
+    wanted = DecodingSettings(length_penalty=1.3, min_length=6, num_beams=2, max_length=6)
+    assert validator(captioner, images).sampler == wanted
+
+
 def test_the_weights_of_the_moment_are_measured(captioner, images):
     measure = validator(captioner, images[:2])
     before = measure()[0]["val_loss"]
