@@ -159,3 +159,23 @@ def test_tensorflow_starts_without_a_word():
     """
     result = run_python(code, env=env)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_commands_load_where_there_are_no_posix_modules():
+    code = """
+        import sys
+        for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+            sys.modules[name] = None
+        from tools.commands import COMMANDS
+        from tools.main import load
+        for command in COMMANDS:
+            load(command)
+    """
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_shards_at_addresses_are_refused_where_files_cannot_be_locked(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("trainers.shards.cache_folder.fcntl", None)
+    assert main(["shards", "check", "http://127.0.0.1:9/a.tar", "--cache-dir", str(tmp_path)]) == 1
+    assert "needs the file locks of Linux or macOS; download them first" in capsys.readouterr().err

@@ -5,7 +5,6 @@ holds the lock of the folder. The system releases the locks of a process that di
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
@@ -15,6 +14,11 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _POLL_S = 0.1
 _PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}\.tar", re.ASCII)
@@ -32,9 +36,16 @@ class CacheFolder:
     Args:
         folder: path. On a disk of this machine: locks of network disks are not reliable.
         limit_bytes: int. What all files take together, at most.
+
+    Raises:
+        OSError: On Windows, whose locks are others.
     """
 
     def __init__(self, folder: str | os.PathLike, limit_bytes: int):
+        if fcntl is None:
+            raise OSError(
+                "shards at addresses are fetched into a cache that needs the file locks of Linux or macOS; download them first."
+            )
         if limit_bytes < 1:
             raise ValueError(f"`limit_bytes` must be at least 1; received limit_bytes={limit_bytes}.")
         self.folder, self.limit_bytes = Path(folder), limit_bytes
