@@ -213,8 +213,10 @@ def _remove_unread(path: Path) -> bool:
             if not _try_lock(file):
                 return False
             path.unlink()
-    except FileNotFoundError:
-        pass
+    except (
+        FileNotFoundError
+    ):  # its bytes may be there under another name, for what is fetched changes its name
+        return False
     return True
 
 

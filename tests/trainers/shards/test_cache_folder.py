@@ -104,3 +104,22 @@ def test_opening_counts_as_use_and_leaves_the_time_of_change(files):
     files.open(place(files, 1)).close()
     after = place(files, 1).stat()
     assert after.st_atime > before.st_atime and after.st_mtime_ns == before.st_mtime_ns
+
+
+def test_what_gets_its_place_while_room_is_made_is_not_taken_for_removed(files, monkeypatch):
+    shard = place(files, 1)
+    shard.parent.mkdir(parents=True)
+    fetched_path(shard).write_bytes(bytes(800))
+    survey = files._survey
+
+    def survey_and_publish(own):
+        seen = survey(own)
+        os.replace(fetched_path(shard), shard)
+        return seen
+
+    monkeypatch.setattr(files, "_survey", survey_and_publish)
+    assert not files.reserve(place(files, 2), 500)
+    monkeypatch.setattr(files, "_survey", survey)
+    assert files.num_bytes() == 800
+    assert files.reserve(place(files, 2), 500)
+    assert not shard.exists()
