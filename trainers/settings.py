@@ -146,7 +146,7 @@ class TrainSettings:
     num_validation_captions: int = 200
     """Validation images that are captioned after each epoch; 0 captions all."""
     validation_beams: int = 3
-    """Beams of those captions; in all else they are decoded as the preset says."""
+    """Beams of those captions; in all else they are decoded as a preset says whose own is beam search."""
     patience: int = 0
     """Stops after so many epochs without a better validation CIDEr; 0 never stops early."""
     wandb_project: str | None = None

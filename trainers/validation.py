@@ -25,7 +25,8 @@ class Validator:
         dataset: batches `(x, y, sample_weight)` of the validation images, in order.
         references: for each validation image its captions, in the same order.
         num_captioned: int. Images that are captioned, in whole batches evenly spread; 0 captions all.
-        num_beams: int. Beams of the generated captions; in all else they are decoded as the captioner's preset says.
+        num_beams: int. Beams of the generated captions; in all else they are decoded as the captioner's
+            preset says, if it says beam search.
         max_length: int. Most tokens of a generated caption.
         encode: function from the images of a batch to image tokens, or None for the captioner's own.
     """
@@ -47,6 +48,8 @@ class Validator:
         self.references = references
         self.encode = encode
         own = captioner.preprocessor.decoding
+        if own.get("sampler", "beam") != "beam":
+            own = {}
         length = min(max_length, captioner.backbone.max_sequence_length)
         shortened = {"max_length": length, "min_length": min(own.get("min_length", 0), length)}
         self.sampler = DecodingSettings(**own | {"num_beams": num_beams} | shortened)

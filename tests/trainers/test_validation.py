@@ -96,6 +96,12 @@ def test_captions_are_decoded_as_the_preset_says(tiny_captioner, images):
     assert validator(captioner, images).sampler == wanted
 
 
+def test_a_preset_that_draws_its_captions_is_measured_by_beam_search(tiny_captioner, images):
+    captioner = tiny_captioner()
+    captioner.preprocessor.decoding = {"sampler": "nucleus", "top_p": 0.5}
+    assert validator(captioner, images).sampler == DecodingSettings(num_beams=2, max_length=6)
+
+
 def test_the_weights_of_the_moment_are_measured(captioner, images):
     measure = validator(captioner, images[:2])
     before = measure()[0]["val_loss"]

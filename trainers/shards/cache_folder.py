@@ -213,10 +213,8 @@ def _remove_unread(path: Path) -> bool:
             if not _try_lock(file):
                 return False
             path.unlink()
-    except (
-        FileNotFoundError
-    ):  # its bytes may be there under another name, for what is fetched changes its name
-        return False
+    except FileNotFoundError:
+        return False  # what is fetched changes its name: its bytes may be there under another
     return True
 
 
