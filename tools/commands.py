@@ -62,7 +62,7 @@ COMMANDS = (
     Command(("score",), "tools.score", "ScoreCommand", "score", "Give the probability of given captions."),
     Command(
         ("shards", "write"),
-        "tools.shards",
+        "tools.shards_write",
         "ShardsWriteCommand",
         "shards_write",
         "Write images and captions as tar shards.",

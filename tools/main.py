@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if debug:
         words.pop(0)
     silence_tensorflow()
+    # Before TensorFlow is imported: DALI and JAX need a GPU's memory too.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold bytes that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The `captioner shards` commands: write tar shards, index them, and tell what training would see."""
+"""`captioner shards index`, `check` and `missing`: what training would see of tar shards."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,6 @@ import tyro
 
 from tools.errors import UsageError
 from tools.messages import say
-from trainers.records import Problem
 from trainers.shards.filters import ShardFilters
 from trainers.shards.paths import find_shards, is_remote, shown
 from trainers.shards.remote import DEFAULT_CACHE_GB, open_cache
@@ -22,46 +21,11 @@ from trainers.shards.report import (
     ShardsReport,
     write_report,
 )
-from trainers.shards.write import ShardLayout
 
 REPORT_FILE = "reports/shards.json"
 """Not beside the shards: img2dataset takes each .json there for one of its own when it goes on after a break."""
-_QUIET_NOTES = ("", "indexed", "up to date")
 _NOTES_SHOWN = 20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardsWriteCommand(ShardLayout):
-    """Writes images and captions as shuffled tar shards, in the layout of img2dataset and webdataset.
-
-    The bytes of the images stay as they are; each is decoded once, and one that cannot be is left out and named. All
-    captions of an image are in its .json, the first one in its .txt. The same command goes on after a break.
-
-    Examples:
-        captioner shards write --csv train.csv --images photos/ --output shards/
-
-        captioner shards write --csv dataset_coco.json --images coco/ --split train --output shards/ --max-shard-mb 500
-
-        captioner shards write --images folder_with_txt_beside_each/ --output shards/
-    """
-
-    output: Path
-    """Folder for the shards."""
-    csv: Path | None = None
-    """Table: CSV, TSV, JSON lines, COCO or Karpathy's JSON. Without it each image needs a .txt, one caption a line."""
-    images: Path | None = None
-    """Folder that the table's image names start from, by default its own; or the folder of images with their .txt."""
-    image_column: str | None = None
-    """The table's column of image names; guessed from common names by default."""
-    caption_column: str | None = None
-    """The table's column of captions; guessed from common names by default."""
-    split: str | None = None
-    """Only this split of the table, for tables that have splits."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.csv is None and self.images is None:
-            raise UsageError("give --csv TABLE, or --images FOLDER whose images have a .txt beside them.")
+_QUIET_NOTES = ("", "indexed", "up to date")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +95,10 @@ class ShardsCheckCommand(_CacheFlags):
     report: Path | None = None
     """JSON file to write, that names all of them."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_count(self.num_names)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardsMissingCommand:
@@ -149,40 +117,8 @@ class ShardsMissingCommand:
     num_names: int = 20
     """Error messages and unfinished shards that are shown."""
 
-
-def shards_write(command: ShardsWriteCommand) -> int:
-    """Runs the command; returns 0, or 1 if more than repeated captions was left out."""
-    from trainers.caption_folder import read_folder
-    from trainers.caption_tables import read_captions
-    from trainers.shards.write import write_shards
-
-    if command.csv is None:
-        records = read_folder(command.images)
-    else:
-        records = read_captions(
-            command.csv,
-            command.images,
-            image_column=command.image_column,
-            caption_column=command.caption_column,
-            split=command.split,
-        )
-    layout = ShardLayout(
-        **{field.name: getattr(command, field.name) for field in dataclasses.fields(ShardLayout)}
-    )
-    root = command.images or command.csv.parent
-    written = write_shards(records.images, command.output, layout, root=root, progress=sys.stderr.isatty())
-    kept = f" ({written.num_kept:,} were there already)" if written.num_kept else ""
-    problems = (*records.problems, *written.problems)
-    for problem in problems[:_NOTES_SHOWN]:
-        say(f"left out: {_described(problem)}")
-    if len(problems) > _NOTES_SHOWN:
-        say(f"and {len(problems) - _NOTES_SHOWN:,} more; images are named in {command.output}/*_stats.json")
-    print(
-        f"{written.num_shards:,} shards{kept} in {command.output}: {written.num_samples:,} images with "
-        f"{written.num_captions:,} captions, {written.num_bytes / 1e6:,.1f} MB"
-    )
-    print(f"Index them: captioner shards index {command.output}")
-    return 1 if any(problem.reason != "duplicate row" for problem in problems) else 0
+    def __post_init__(self) -> None:
+        _require_count(self.num_names)
 
 
 def shards_index(command: ShardsIndexCommand) -> int:
@@ -225,7 +161,7 @@ def shards_check(command: ShardsCheckCommand) -> int:
         write_report(command.report, report)
     _print_totals(report)
     for shard, problem in itertools.islice(report.problems(), command.num_names):
-        print(f"  {os.path.join(os.path.dirname(shard), _described(problem))}")
+        print(f"  {os.path.join(os.path.dirname(shard), str(problem))}")
     hidden = sum(report.counts.values()) - command.num_names
     if hidden > 0:
         print(f"  and {hidden:,} more; --report FILE names all, --num-names N shows more")
@@ -271,12 +207,17 @@ def shards_missing(command: ShardsMissingCommand) -> int:
     return 1 if downloads.unfinished else 0
 
 
+def _require_count(num_names: int) -> None:
+    if num_names < 0:
+        raise UsageError(f"--num-names must be at least 0; received {num_names}.")
+
+
 def _found_shards(words: tuple[str, ...]) -> list[str]:
     if not words:
         raise UsageError("name at least one shard, folder, glob, or range such as 'cc3m/{00000..00331}.tar'.")
     try:
         return find_shards(words)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
 
 
@@ -289,7 +230,3 @@ def _print_totals(report: ShardsReport) -> None:
         print("Left out:")
     for reason, count in report.counts.items():
         print(f"  {count:>9,}  {reason}")
-
-
-def _described(problem: Problem) -> str:
-    return ": ".join(filter(None, (problem.item, problem.reason, problem.detail)))

@@ -29,7 +29,7 @@ def read_caption_table(table: Path, images: Path | None, **choice: str | None) -
         raise UsageError(f"the table must be a file; {str(table)!r} is none.")
     records = read_captions(table, images, **choice)
     for problem in records.problems[:_NAMED]:
-        say(f"left out: {problem.item}: {problem.reason} {problem.detail}".rstrip())
+        say(f"left out: {problem}")
     if records.problems:
         unnamed = len(records.problems) - _NAMED
         more = f", {unnamed} rows more than are named above" if unnamed > 0 else ""

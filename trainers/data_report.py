@@ -37,25 +37,35 @@ class DataReport:
     num_captions: int
     """Captions that are used."""
     problems: tuple[Problem, ...]
-    """Everything that was left out, each item named."""
+    """What was left out, each item named."""
+    num_unnamed: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Items left out by reason that are too many to be named here as well; the indexes of shards name them."""
+    num_unnamed_captions: int = 0
+    """Captions lost with them."""
 
     @property
     def counts(self) -> dict[str, int]:
         """Items left out for each reason, the most frequent first."""
-        return dict(Counter(problem.reason for problem in self.problems).most_common())
+        named = Counter(problem.reason for problem in self.problems)
+        return dict((named + Counter(self.num_unnamed)).most_common())
 
     @property
     def bad_fraction(self) -> float:
         """Share of the table's captions that are not used; a lost image counts with all of its captions."""
-        return sum(problem.num_captions for problem in self.problems) / max(self.num_rows, 1)
+        num_captions = sum(problem.num_captions for problem in self.problems)
+        return (num_captions + self.num_unnamed_captions) / max(self.num_rows, 1)
 
     def summary(self) -> str:
         """One paragraph for people."""
         text = f"{self.source}: {self.num_images:,} images with {self.num_captions:,} captions"
-        if not self.problems:
+        if not self.counts:
             return f"{text}; nothing was left out."
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.counts.items())
-        return f"{text}; left out {self.bad_fraction:.2%} of the captions: {reasons}."
+        text = f"{text}; left out {self.bad_fraction:.2%} of the captions: {reasons}."
+        if not self.num_unnamed:
+            return text
+        num_unnamed = sum(self.num_unnamed.values())
+        return f"{text} {num_unnamed:,} of these are not named here: `captioner shards check --report FILE` names all."
 
     def to_dict(self) -> dict:
         """The report for JSON, with counts and share."""
@@ -178,7 +188,7 @@ def require_good_data(report: DataReport, max_bad_fraction: float, report_path: 
         f"the limit is max_bad_fraction={max_bad_fraction:.2%}" if report.num_images else "no image is left"
     )
     raise ValueError(
-        f"{report.summary()}\nThat is too much: {limit}.{examples}\nAll are named in {report_path}."
+        f"{report.summary()}\nThat is too much: {limit}.{examples}\nThey are named in {report_path}."
     )
 
 

@@ -30,7 +30,8 @@ def merge_process_reports(report: str | os.PathLike, part: str) -> None:
     reports = [json.loads(path.read_text(encoding="utf-8"))[part] for path in paths]
     found = [problem for values in (content.get(part), *reports) if values for problem in values["problems"]]
     each_once = {problem["item"]: Problem(**problem) for problem in reversed(found)}
-    values = {field.name: reports[0][field.name] for field in dataclasses.fields(DataReport)}
+    names = [field.name for field in dataclasses.fields(DataReport)]
+    values = {name: reports[0][name] for name in names if name in reports[0]}
     merged = DataReport(**values | {"problems": tuple(reversed(each_once.values()))})
     content[part] = merged.to_dict()
     with run_file(report) as temporary:

@@ -30,6 +30,9 @@ class Problem:
     num_captions: int = 1
     """Captions lost with it: 1 for a row, all of its captions for an image."""
 
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.item, self.reason, self.detail)))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionRecords:

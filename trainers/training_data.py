@@ -113,8 +113,9 @@ def explained_data_errors(data: TrainingData) -> Iterator[None]:
             "Out of memory. Lower --batch-size, with as much more --gradient-accumulation-steps, or --captions-per-image."
         ) from error
     except tf.errors.OpError as error:
-        problems = "; ".join(f"{p.item}: {p.reason} {p.detail}".rstrip() for p in data.find_problems()[:5])
+        problems = "; ".join(map(str, data.find_problems()[:5]))
         raise ValueError(
             "Training stopped while reading images. The last checkpoint is intact. "
-            + (f"Since the start these became unusable: {problems}." if problems else str(error.message))
+            + (f"Since the start these became unusable: {problems}. " if problems else "")
+            + str(error.message)
         ) from error

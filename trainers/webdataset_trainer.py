@@ -113,7 +113,8 @@ def _read_inputs(
     )
 
     def later(problems: Sequence[Problem]) -> dict[str, DataReport]:
-        return {WHILE_TRAINING: dataclasses.replace(reports["train"], problems=tuple(problems))}
+        lost = {"problems": tuple(problems), "num_unnamed": {}, "num_unnamed_captions": 0}
+        return {WHILE_TRAINING: dataclasses.replace(reports["train"], **lost)}
 
     def write(problems: Sequence[Problem]) -> None:
         write_data_report(own_report, {**(reports if workers.is_first else {}), **later(problems)})

@@ -161,6 +161,16 @@ def test_tensorflow_starts_without_a_word():
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("given", [None, "false"])
+def test_tensorflow_leaves_memory_of_a_gpu_to_others_unless_it_is_told_to(monkeypatch, given):
+    name = "TF_FORCE_GPU_ALLOW_GROWTH"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    assert main(["--version"]) == 0
+    assert os.environ[name] == (given or "true")
+
+
 def test_commands_load_where_there_are_no_posix_modules():
     code = """
         import sys

@@ -85,7 +85,11 @@ def test_filters_are_flags(folder, capsys):
     [
         (["write", "--output", "x"], "--csv TABLE"),
         (["write", "--images", "photos", "--output", "x", "--samples-per-shard", "0"], "samples_per_shard"),
+        (["write", "--images", "photos", "--output", "x", "--split", "train"], "--split is for tables"),
         (["index", "gone/{0..3}.tar"], "gone/0.tar"),
+        (["index", "gone/{0..3.tar"], "Write ranges as in"),
+        (["check", "old", "--num-names", "-1"], "--num-names must be"),
+        (["missing", "old", "--num-names", "-1"], "--num-names must be"),
         (["missing", "http://user:secret@host/{0..3}.tar"], "download 'http://host/0.tar' and that first"),
         (["check", "http://host/{0..3}.tar", "--shard-cache-gb", "0"], "--shard-cache-gb must be above 0"),
         (["index", "old", "--num-processes", "0"], "--num-processes"),

@@ -19,6 +19,7 @@ from trainers import csv_trainer, webdataset_trainer
 from trainers.run_folder import RunFolder
 from trainers.shards import batches as engine_tf
 from trainers.shards import dali_decode
+from trainers.shards import data as data_module
 from trainers.shards.build_index import build_indexes
 from trainers.shards.data import find_data
 from trainers.shards.engines import find_engine
@@ -93,7 +94,8 @@ def test_lost_samples_of_training_and_validation_are_named_and_stop_nothing(
     assert np.isfinite([best["loss"], best["val_loss"], best["val_cider"]]).all()
     for resume in (True, False):  # a run that goes on keeps the names, though it may not meet them again
         report = json.loads((tmp_path / "run" / "data_report.json").read_text())
-        assert {problem["item"] for problem in report["while training"]["problems"]} == {"a.tar/0", "b.tar/7"}
+        named = {problem["item"] for problem in report["while training"]["problems"]}
+        assert named == {f"{tmp_path.name}/a.tar/0", f"{tmp_path.name}/b.tar/7"}
         assert (tmp_path / "run" / "validation.png").exists()
         if resume:
             train_webdataset(shard_settings(**run, **RANDOMNESS, resume=True))
@@ -228,7 +230,7 @@ def test_a_shard_that_breaks_while_training_stops_nothing_and_is_named(
     )  # batches of nothing good among them
     report = json.loads((tmp_path / "run" / "data_report.json").read_text())
     named = {problem["item"]: problem["reason"] for problem in report["while training"]["problems"]}
-    assert named == {f"a.tar/{key}": "truncated shard" for key in (3, 4, 5, 6)}
+    assert named == {f"{tmp_path.name}/a.tar/{key}": "truncated shard" for key in (3, 4, 5, 6)}
     assert report["while training"]["counts"] == {"truncated shard": 4}
 
 
@@ -241,6 +243,21 @@ def test_shards_without_an_index_are_indexed_and_bad_samples_named(prepared, pho
     assert [problem["item"] for problem in report["problems"]] == ["new.tar/bad"]
     with pytest.raises(ValueError, match=r"That is too much: the limit is max_bad_fraction=1\.00%"):
         prepared(shards=(shard,), max_bad_fraction=0.01)
+
+
+def test_a_run_names_the_first_of_many_rejected_samples_and_counts_all(
+    prepared, photos, tmp_path, monkeypatch, caplog
+):
+    bad = [(f"bad{number:02d}", b"no image", ["a dog", "a cat"]) for number in range(14)]
+    shard = write_shard(tmp_path / "new.tar", [*samples_of(photos), *bad], index=False)
+    monkeypatch.setattr(data_module, "MAX_NAMED", 1)
+    with caplog.at_level("INFO", "captioner"):
+        prepared(shards=(shard,), max_bad_fraction=0.9)
+    report = json.loads((tmp_path / "run" / "data_report.json").read_text())["train"]
+    assert [problem["item"] for problem in report["problems"]] == [f"new.tar/bad{n:02d}" for n in range(10)]
+    assert report["counts"] == {"undecodable image": 14} and report["num_unnamed"] == {"undecodable image": 4}
+    assert report["num_rows"] == 19 + 28 and report["bad_fraction"] == 28 / 47
+    assert "4 of these are not named here: `captioner shards check --report FILE` names all" in caplog.text
 
 
 def test_an_index_of_another_content_says_how_to_make_it_anew_and_a_copy_does_not(prepared, shards):

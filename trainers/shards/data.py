@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from trainers.shards.report import NOT_FETCHED, OUTDATED_INDEX, ShardStatus
 
 log = logging.getLogger("captioner")
 
+MAX_NAMED = 10_000
+"""Rejected samples that a run holds, and names in its data report; some millions of cc12m's would fill the memory."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardData:
@@ -43,7 +46,9 @@ class ShardData:
     weights: tuple[float, ...]
     """The share of each source."""
     summaries: tuple[IndexSummary, ...]
-    """What is said of each shard, source after source."""
+    """What is said of each shard, source after source; with the first of many rejected samples."""
+    unnamed: tuple[Counter, ...]
+    """For each shard how many rejected samples `summaries` leaves out, by reason and number of captions."""
     unreadable: tuple[Problem, ...] = ()
     """Shards that cannot be read; they are left out."""
     cache: ShardCache | None = None
@@ -111,6 +116,11 @@ class ShardData:
         num_captions = sum(summary.num_captions for summary in read)
         # How many captions a shard had of which nothing can be read, is not known: as many as the others.
         each = max(round(num_captions / max(len(read), 1)), 1)
+        unnamed: Counter[tuple[str, int]] = sum(self.unnamed, Counter())
+        num_unnamed: Counter[str] = Counter()
+        for (reason, _), count in unnamed.items():
+            num_unnamed[reason] += count
+        num_unnamed_captions = sum(lost * count for (_, lost), count in unnamed.items())
         nothing = [
             problem for summary in self.summaries if not summary.num_read for problem in summary.problems
         ]
@@ -118,10 +128,14 @@ class ShardData:
         return DataReport(
             source=_in_words(self.shards),
             columns=None,
-            num_rows=num_captions + sum(p.num_captions for p in (*rejected, *unreadable)),
+            num_rows=num_captions
+            + sum(p.num_captions for p in (*rejected, *unreadable))
+            + num_unnamed_captions,
             num_images=sum(summary.num_samples for summary in self.summaries),
             num_captions=num_captions,
             problems=(*unreadable, *rejected),
+            num_unnamed=dict(num_unnamed),
+            num_unnamed_captions=num_unnamed_captions,
         )
 
 
@@ -170,9 +184,11 @@ def find_data(
         raise ValueError("`shards` of several sources must differ; a shard is in two of them.")
     unreadable = _index_missing(shards, cache, progress)
     sources = [tuple(shard for shard in source if shard not in unreadable) for source in sources]
+    shards = [shard for source in sources for shard in source]
+    num_named = max(10, MAX_NAMED // max(len(shards), 1))
     with ThreadPoolExecutor(8) as threads:
-        summaries = tuple(
-            threads.map(_current_summary, [shard for source in sources for shard in source], repeat(cache))
+        found = list(
+            threads.map(lambda shard: _without_names(_current_summary(shard, cache), num_named), shards)
         )
     data = ShardData(
         sources=tuple(
@@ -181,7 +197,8 @@ def find_data(
         ),
         cache=cache,
         weights=tuple(weights) or (1.0,),
-        summaries=summaries,
+        summaries=tuple(summary for summary, _ in found),
+        unnamed=tuple(unnamed for _, unnamed in found),
         unreadable=tuple(unreadable.values()),
     )
     for word, source in zip(words, data.plan_sources, strict=False):
@@ -257,6 +274,13 @@ def _current_summary(shard: str, cache: ShardCache | None) -> IndexSummary:
             "`captioner shards index`."
         )
     return summary
+
+
+def _without_names(summary: IndexSummary, num_named: int) -> tuple[IndexSummary, Counter]:
+    """A summary that names only the first rejected samples, and what it leaves out by reason and number of captions."""
+    named, others = summary.problems[:num_named], summary.problems[num_named:]
+    unnamed = Counter((problem.reason, problem.num_captions) for problem in others)
+    return dataclasses.replace(summary, problems=named), unnamed
 
 
 def _in_words(shards: Sequence[str]) -> str:

@@ -5,11 +5,13 @@ import io
 import os
 import zlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from captioner.images import ImageError, decode_image
 from trainers.records import Problem
+from trainers.shards.cache_folder import CacheLimitError
 from trainers.shards.index import IndexSummary, ShardIndex, ShardIndexError, index_path, read_index
 from trainers.shards.ppm import encode_ppm
 from trainers.shards.remote import ShardCache
@@ -21,7 +23,7 @@ class UnusableSampleError(ValueError):
     """A sample cannot be read; holds the `Problem`."""
 
     def __init__(self, problem: Problem):
-        super().__init__(f"{problem.item}: {problem.reason} {problem.detail}")
+        super().__init__(str(problem))
         self.problem = problem
 
 
@@ -44,6 +46,7 @@ class OpenShards:
     ):
         self.shards = tuple(shards)
         self.summaries = tuple(summaries)
+        self.num_in_shards = tuple(summary.num_samples for summary in summaries)
         paths = self.shards  # no function below may hold `self`: that would keep files open
         self._read_index = functools.lru_cache(max_indexes)(
             lambda shard: read_index(index_path(paths[shard]))
@@ -70,8 +73,9 @@ class OpenShards:
         return self._entries(shard, row).captions(row)
 
     def key(self, shard: int, row: int) -> str:
-        """The name of a sample, for people."""
-        name = os.path.basename(self.shards[shard])
+        """The name of a sample, for people; with the folder, as shards of several may have the same name."""
+        path = Path(self.shards[shard]).absolute()
+        name = f"{path.parent.name}/{path.name}"
         try:
             return f"{name}/{self._read_index(shard).sample_key(row)}"
         except (ShardIndexError, OSError, IndexError):
@@ -80,8 +84,7 @@ class OpenShards:
     def image(self, shard: int, row: int) -> tuple[bytes, np.ndarray]:
         """The image of a sample as a JPEG or PPM that every decoder reads alike, and its height and width.
 
-        Raises:
-            UnusableSampleError: If the bytes are not those that were indexed.
+        Raises: as `encoded`.
         """
         index, data = self._entries(shard, row), self.encoded(shard, row)
         if index.is_plain_jpeg[row]:
@@ -93,13 +96,20 @@ class OpenShards:
         return encode_ppm(image), np.array(image.shape[:2], "int32")
 
     def encoded(self, shard: int, row: int) -> bytes:
-        """The image of a sample as it lies in the shard. Raises: as `image`."""
+        """The image of a sample as it lies in the shard.
+
+        Raises:
+            UnusableSampleError: If the bytes are not those that were indexed.
+            CacheLimitError: If a remote shard does not fit in the cache: the limit is at fault, not the sample.
+        """
         index, summary = self._entries(shard, row), self.summaries[shard]
         offset, size = int(index.image_offset[row]), int(index.image_size[row])
         try:
             file = self._open_file(self.shards[shard])
             data = file.read(offset, size)
             status = file.status()  # asked after reading: what was written before that shows in it
+        except CacheLimitError:
+            raise
         except OSError as error:
             raise self._unusable("unreadable shard", shard, row, error.strerror or str(error)) from error
         if (status.st_size, status.st_mtime_ns) != (summary.shard_bytes, summary.shard_mtime_ns):

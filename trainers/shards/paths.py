@@ -5,10 +5,12 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import braceexpand
 
 from captioner.fetch import public_address
+from trainers.shards.index import index_path
 
 SUFFIX = ".tar"
 MAX_SHARDS = 1_000_000
@@ -22,15 +24,15 @@ def find_shards(patterns: Sequence[str | os.PathLike]) -> list[str]:
 
     Args:
         patterns: list of strings or paths. Each is a tar, a folder (its `.tar` files, by name), a glob, or any
-            of them with braces, as `cc3m/{00000..00331}.tar`. A word with `://` is an address: its braces are
-            expanded, and it is not looked for.
+            of them with braces, as `cc3m/{00000..00331}.tar`. Of what a glob matches, only `.tar` files are meant. A word
+            with `://` is an address: its braces are expanded, and it is not looked for.
 
     Returns:
         List of strings. At least one shard; every one that is no address is a file.
 
     Raises:
         FileNotFoundError: If a word means no shard, or a shard that it names is not there.
-        ValueError: If braces are not closed, there are too many shards, or no words.
+        ValueError: If braces are not closed, there are too many shards, or no words, or two files would have the same index.
     """
     if isinstance(patterns, str | os.PathLike):
         raise TypeError(f"`patterns` must be a list of words; received {patterns!r}. Write [{patterns!r}].")
@@ -40,6 +42,10 @@ def find_shards(patterns: Sequence[str | os.PathLike]) -> list[str]:
     for pattern in map(os.fspath, patterns):
         for shard in _expand(pattern):
             found.setdefault(shard if is_remote(shard) else os.path.abspath(shard), shard)
+    indexes: dict[Path, str] = {}
+    for path, shard in found.items():
+        if not is_remote(shard) and (other := indexes.setdefault(index_path(path), shard)) != shard:
+            raise ValueError(f"{other!r} and {shard!r} would have the same index; name one of them.")
     return list(found.values())
 
 
@@ -87,4 +93,5 @@ def _meant(word: str) -> list[str]:
         return [word]
     if os.path.isdir(word):
         word = os.path.join(glob.escape(word), f"*{SUFFIX}")
-    return sorted(path for path in glob.glob(word, recursive=True) if os.path.isfile(path))
+    found = glob.glob(word, recursive=True)
+    return sorted(path for path in found if path.endswith(SUFFIX) and os.path.isfile(path))

@@ -3,15 +3,17 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 from trainers.records import Problem
 
 log = logging.getLogger("captioner")
 
 WRITE_EVERY_S = 30.0
-MAX_LOST_SHARDS = 10
-"""So many shards of which nothing can be read, one after the other, are no accident: the store is gone, or a password."""
+MAX_LOST_SHARDS, MAX_LOST_SAMPLES = 10, 100
+"""So many shards of which nothing can be read, one after the other, are no accident: the store is gone, or a password. So are
+all shards, where there are fewer, after so many samples."""
 
 
 class UnreadableShardsError(OSError):
@@ -30,7 +32,7 @@ class ReadProblems:
     def __init__(self, write: Callable[[tuple[Problem, ...]], None], known: Iterable[Problem] = ()):
         self._write = write
         self._problems: dict[str, Problem] = {problem.item: problem for problem in known}
-        self._lost_in_a_row: set[int] = set()
+        self._lost_in_a_row: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._written, self._written_at = len(self._problems), -WRITE_EVERY_S
 
@@ -54,8 +56,13 @@ class ReadProblems:
             if time.monotonic() - self._written_at > WRITE_EVERY_S:
                 self._flush()
 
-    def require_good(self, num_good: int, lost_shards: Iterable[int]) -> None:
-        """Is told after each batch how many good samples it had, and which shards the others were of.
+    def require_good(self, num_good: int, lost_shards: Iterable[int], num_in_shards: Sequence[int]) -> None:
+        """Is told after each batch how many good samples it had, and which shard each of the others was of.
+
+        Args:
+            num_good: int. Samples that could be read.
+            lost_shards: list of ints. The shard of each sample that could not.
+            num_in_shards: list of ints. The samples of every shard.
 
         Raises:
             UnreadableShardsError: If shard after shard gave nothing.
@@ -65,9 +72,14 @@ class ReadProblems:
                 self._lost_in_a_row.clear()
                 return
             self._lost_in_a_row.update(lost_shards)
-            if len(self._lost_in_a_row) >= MAX_LOST_SHARDS:
+            num_shards, num_samples = len(self._lost_in_a_row), self._lost_in_a_row.total()
+            all_lost = num_shards >= sum(map(bool, num_in_shards))
+            if num_shards >= MAX_LOST_SHARDS or (
+                all_lost and num_samples >= min(MAX_LOST_SAMPLES, sum(num_in_shards))
+            ):
                 raise UnreadableShardsError(
-                    f"Nothing could be read of {len(self._lost_in_a_row)} shards one after the other."
+                    f"{num_samples:,} samples of {num_shards:,} shards could not be read, one after the other, and no other "
+                    "was read between them."
                 )
 
     def close(self) -> None:

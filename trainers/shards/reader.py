@@ -55,6 +55,7 @@ class ShardReader:
 
         Raises:
             UnreadableShardsError: If nothing can be read any more.
+            CacheLimitError: If a remote shard does not fit in the cache.
         """
         num_samples = len(planned.shard)
         data = np.full(num_samples, BLANK, object)
@@ -71,7 +72,7 @@ class ShardReader:
                 data[place], size[place] = BLANK, 1
                 lost_shards.append(shard)
                 self.problems.add(error.problem)
-        self.problems.require_good(sum(map(bool, captions)), lost_shards)
+        self.problems.require_good(sum(map(bool, captions)), lost_shards, self.shards.num_in_shards)
         allowed = [self.tokens.flip_captions_with_sides or not name_sides(texts) for texts in captions]
         encoded = {
             "data": data,

@@ -236,9 +236,10 @@ class ShardCache:
             with self._changed:
                 if self._let_one_go(address):
                     continue
-                open_here = {
-                    file.name: os.fstat(file.fileno()).st_size for file in self._given if not file.closed
-                }
+                open_here = {}
+                for file in self._given:
+                    with contextlib.suppress(ValueError, OSError):  # its reader may close it at any moment
+                        open_here[file.name] = os.fstat(file.fileno()).st_size
             if time.monotonic() > deadline or sum(open_here.values()) + num_bytes > self.files.limit_bytes:
                 raise CacheLimitError(
                     f"{place.name} has {num_bytes:,} bytes and does not fit beside the {len(open_here)} shards that are open "

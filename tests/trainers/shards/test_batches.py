@@ -184,6 +184,11 @@ def test_validation_is_in_order_and_decoded_wholly(shards):
     )
 
 
+def name_of(problem):
+    """What was left out, without the folder of its shard, which pytest has named."""
+    return problem.item.partition("/")[2]
+
+
 def damaged(shards, reader, damage):
     """Numbers that training shows once `damage` was done to the first shard, and the problems named."""
     plan = plan_of(shards)
@@ -194,7 +199,7 @@ def damaged(shards, reader, damage):
     assert all(np.isfinite(x["images"]).all() for x, _, _ in result)
     shown = [n for batch in result for n in numbers_in(batch)]
     assert len(shown) == 12
-    return sorted(n for n in shown if n is not None), {(p.item, p.reason) for p in reader.problems}
+    return sorted(n for n in shown if n is not None), {(name_of(p), p.reason) for p in reader.problems}
 
 
 def overwrite(path):
@@ -238,7 +243,14 @@ def test_a_shard_damaged_while_training_loses_what_is_damaged_and_names_it(shard
     reader, written = reader_of(shards)
     assert damaged(shards, reader, damage) == (shown + OTHERS, named)
     reader.problems.close()
-    assert {(p.item, p.reason) for p in written[-1]} == named
+    assert {(name_of(p), p.reason) for p in written[-1]} == named
+
+
+def test_a_store_that_is_gone_stops_the_run(shards):
+    for path in shards:
+        open(path, "w").close()
+    with pytest.raises(tf.errors.OpError, match="12 samples of 3 shards could not be read"):
+        collect(batches(shards))
 
 
 def test_a_shard_that_is_replaced_or_removed_is_read_to_its_end_where_it_is_open_and_named_where_it_is_not(
@@ -262,7 +274,9 @@ def test_an_index_that_is_lost_or_made_anew_while_training_is_named(shards):
     os.rename(index_path(shards[0]), index_path(shards[0] + "x.tar"))
     _, rest = lost.read(first)
     assert not rest["sample_weight"].any()
-    assert [(p.item, p.reason) for p in lost.problems] == [("00000.tar, sample 0", "unreadable index")]
+    folder = os.path.basename(os.path.dirname(shards[0]))
+    named = [(p.item, p.reason) for p in lost.problems]
+    assert named == [(f"{folder}/00000.tar, sample 0", "unreadable index")]
     anew = reader_of(shards[1:] * 2)[0]
     write_shard(shards[1], [(str(i), encoded(picture(0)), ["100"]) for i in range(2)])
     anew.read(plan.samples(0, 0, 0))

@@ -12,6 +12,7 @@ from bad_shards import CAPTION, entries, good_sample, jpeg, tar
 
 from trainers.shards import check_many
 from trainers.shards.build_index import build_indexes
+from trainers.shards.cache_folder import CacheLimitError
 from trainers.shards.data import find_data
 from trainers.shards.filters import ShardFilters
 from trainers.shards.index import index_path, read_index, read_summary
@@ -132,6 +133,18 @@ def test_training_uses_what_was_indexed_with_filters_and_fetches_no_shard_for_it
     assert fetched(cache, store) == []
     assert [summary.filters["min_side_px"] for summary in data.summaries] == [2, 2, 2]
     assert data.summaries[1].problems[0].item == "00001.tar/bad"
+
+
+def test_a_limit_without_room_for_what_is_read_is_an_error_and_no_lost_sample(cache, store):
+    build(cache, store)
+    data = find_data(addresses(store), cache=cache, progress=False)
+    drop_shards(cache, store)
+    shards = data.opened(shuffle_buffer=6)
+    shards.encoded(0, 0)
+    cache.files.limit_bytes = cache.files.num_bytes() + 1000
+    cache.room_timeout_s = 0.1
+    with pytest.raises(CacheLimitError, match="Give it a higher limit"):
+        shards.encoded(1, 0)
 
 
 def test_the_same_command_fetches_nothing_again_and_other_filters_all(cache, store):

@@ -7,7 +7,15 @@ from trainers.shards.paths import find_shards
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    for name in ("b/00000.tar", "b/00001.tar", "b/00010.tar", "b/00000.txt", "b/x{1}.tar", "c/00000.tar"):
+    for name in (
+        "b/00000.tar",
+        "b/00001.tar",
+        "b/00010.tar",
+        "b/00000.txt",
+        "b/x{1}.tar",
+        "b/00000.index.npz",
+        "c/00000.tar",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -22,6 +30,7 @@ def folder(tmp_path, monkeypatch):
         (["b/{00000..00001}.tar"], ["b/00000.tar", "b/00001.tar"]),
         (["{c,b}/00000.tar"], ["c/00000.tar", "b/00000.tar"]),
         (["b/000*.tar"], ["b/00000.tar", "b/00001.tar", "b/00010.tar"]),
+        (["b/000*"], ["b/00000.tar", "b/00001.tar", "b/00010.tar"]),
         (["{c,b}/0000[01].tar"], ["c/00000.tar", "b/00000.tar", "b/00001.tar"]),
         (["b"], ["b/00000.tar", "b/00001.tar", "b/00010.tar", "b/x{1}.tar"]),
         (["b/x{1}.tar"], ["b/x{1}.tar"]),
@@ -49,8 +58,14 @@ def test_paths_are_words_too(folder):
         ),
         (["d.tar"], FileNotFoundError, "'d.tar' is no shard"),
         (["d/*.tar"], FileNotFoundError, "is no shard"),
+        (["b/*.txt"], FileNotFoundError, "is no shard"),
         (["b/{00000..00001.tar"], ValueError, "'{00000..00331}.tar'"),
         (["b/{0..99999999}.tar"], ValueError, "more than 1,000,000"),
+        (
+            ["b/00000.tar", "b/00000.txt"],
+            ValueError,
+            "'b/00000.tar' and 'b/00000.txt' would have the same index",
+        ),
         ([], ValueError, "at least one"),
         ("b", TypeError, r"\['b'\]"),
     ],
