@@ -117,7 +117,7 @@ def benchmark_decode(command: BenchmarkDecodeCommand) -> int:
 def run(command: BenchmarkDecodeCommand) -> dict:
     """Measures; returns the report as JSON values."""
     shape = MODELS[command.model]
-    peer_python = command.peer_python or python_with(*PEER_MODULES)
+    peer_python = python_with(*PEER_MODULES, given=command.peer_python)
     num_threads = command.num_threads or num_cores()
     common = {**shape, "num_tokens": command.num_tokens, "num_threads": num_threads}
     versions: dict[str, str] = {}

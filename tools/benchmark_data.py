@@ -1,9 +1,7 @@
 """`captioner benchmark data`: what reading training data costs, beside other pipelines."""
 
 import dataclasses
-import importlib.util
 import shlex
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 from tools.benchmarks.data_report import markdown
 from tools.benchmarks.machine import hardware, num_cores
 from tools.benchmarks.measure import take_turns
-from tools.benchmarks.output import require_markdown, write_report
+from tools.benchmarks.output import can_import, require_markdown, write_report
 from tools.benchmarks.photo_sets import (
     QUALITY,
     bits_per_pixel,
@@ -138,21 +136,12 @@ def _readers(peer_python: str) -> dict[str, tuple[str, str]]:
     """Interpreter and module of each reader that can be measured."""
     readers = {name: (sys.executable, OURS) for name in ("tf", "csv", "decoder")}
     readers["tf.data"] = (sys.executable, PEERS)
-    if _can_import(sys.executable, DALI):
+    if can_import(sys.executable, *DALI):
         readers |= {"dali": (sys.executable, OURS), "DALI": (sys.executable, PEERS)}
     for name, packages in OPENCV_PEERS.items():
-        if _can_import(peer_python, packages):
+        if can_import(peer_python, *packages):
             readers[name] = (peer_python, PEERS)
     return readers
-
-
-def _can_import(python: str, packages: tuple[str, ...]) -> bool:
-    if python == sys.executable and not all(
-        importlib.util.find_spec(name.partition(".")[0]) for name in packages
-    ):
-        return False
-    done = subprocess.run([python, "-c", f"import {', '.join(packages)}"], capture_output=True, check=False)
-    return done.returncode == 0
 
 
 def _speed(

@@ -10,7 +10,7 @@ from tools.benchmark import MODELS, PEER_MODULES
 from tools.benchmarks.flops import vit_tokens
 from tools.benchmarks.machine import hardware
 from tools.benchmarks.measure_train import Contestant, Measurer
-from tools.benchmarks.output import python_with, require_markdown, write_report
+from tools.benchmarks.output import can_import, python_with, require_markdown, write_report
 from tools.benchmarks.train_report import markdown
 from tools.messages import say
 
@@ -120,8 +120,10 @@ def _pythons(command: BenchmarkTrainCommand) -> dict[str, str]:
     pythons = {"tensorflow": sys.executable}
     for library in ("jax", "torch"):
         if library in command.libraries:
-            pythons[library] = python_with(library) or command.peer_python
-    pythons["peer"] = command.peer_python or python_with(*PEER_MODULES)
+            pythons[library] = python_with(library)
+            if pythons[library] is None and command.peer_python and can_import(command.peer_python, library):
+                pythons[library] = command.peer_python
+    pythons["peer"] = python_with(*PEER_MODULES, given=command.peer_python)
     return {library: python for library, python in pythons.items() if python}
 
 

@@ -36,6 +36,7 @@ def test_every_size_and_dtype_is_in_the_report_with_hardware_versions_and_comman
     monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(measure, "Worker", DecodeWorker)
+    monkeypatch.setattr(benchmark, "python_with", lambda *modules, given: given)
     monkeypatch.setattr(sys, "argv", ["captioner", "benchmark", "decode", "--model", "tiny"])
     command = BenchmarkDecodeCommand(
         model="tiny", output=str(tmp_path / "decode.md"), peer_python="another python", repetitions=2
@@ -60,7 +61,7 @@ def test_every_size_and_dtype_is_in_the_report_with_hardware_versions_and_comman
 
 def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
     monkeypatch.setattr(measure, "Worker", DecodeWorker)
-    monkeypatch.setattr(benchmark, "python_with", lambda *modules: None)
+    monkeypatch.setattr(benchmark, "python_with", lambda *modules, given: None)
     assert benchmark_decode(BenchmarkDecodeCommand(model="tiny", quick=True)) == 0
     assert "| 1 | 5 | float32 | 0.33 | 0.50 | 67% | 7 | - | - | - |" in capsys.readouterr().out
 
@@ -133,7 +134,7 @@ def test_a_worker_measures_the_forced_length_and_its_own_memory():
 
 
 def test_a_worker_that_fails_says_why():
-    with pytest.raises(RuntimeError, match=r"ended without an answer: (?s:.*)KeyError: 'num_threads'"):
+    with pytest.raises(ChildProcessError, match=r"ended without an answer: (?s:.*)KeyError: 'num_threads'"):
         Worker(sys.executable, measure.OURS, {"part": "floor"})
 
 

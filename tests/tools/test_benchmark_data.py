@@ -20,6 +20,7 @@ from tools.benchmark_data import (
     benchmark_data,
 )
 from tools.benchmarks import measure
+from tools.benchmarks.output import python_with
 from tools.benchmarks.passes import measure_cases, seconds_per_image
 from tools.benchmarks.photo_sets import bits_per_pixel, repeat_shard, write_indexed_shards, write_photos
 from tools.benchmarks.worker import ROOT, Worker
@@ -70,7 +71,7 @@ def assert_seconds_per_image(measured):
 def test_ratios_memory_and_start_are_in_the_report_with_hardware_versions_and_command(
     fake, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(command_module, "_can_import", lambda python, packages: True)
+    monkeypatch.setattr(command_module, "can_import", lambda python, *modules: True)
     monkeypatch.setattr(sys, "argv", ["captioner", "benchmark", "data", "--quick"])
     assert (
         benchmark_data(BenchmarkDataCommand(quick=True, jpeg_quality=75, output=str(tmp_path / "data.md")))
@@ -92,7 +93,7 @@ def test_ratios_memory_and_start_are_in_the_report_with_hardware_versions_and_co
 
 
 def test_what_cannot_be_imported_is_named(fake, monkeypatch, capsys):
-    monkeypatch.setattr(command_module, "_can_import", lambda python, packages: False)
+    monkeypatch.setattr(command_module, "can_import", lambda python, *modules: False)
     assert benchmark_data(BenchmarkDataCommand(quick=True)) == 0
     text = capsys.readouterr().out
     assert (
@@ -103,9 +104,12 @@ def test_what_cannot_be_imported_is_named(fake, monkeypatch, capsys):
 
 
 def test_a_package_that_is_not_there_cannot_be_imported():
-    assert command_module._can_import(sys.executable, ("json", "tarfile"))
-    assert not command_module._can_import(sys.executable, ("json", "no_such_package"))
-    assert not command_module._can_import(sys.executable, ("json.no_such_module",))
+    assert command_module.can_import(sys.executable, "json", "tarfile")
+    assert not command_module.can_import(sys.executable, "json", "no_such_package")
+    assert not command_module.can_import(sys.executable, "json.no_such_module")
+    with pytest.raises(UsageError, match="--peer-python no_such_python cannot import json and tarfile"):
+        python_with("json", "tarfile", given="no_such_python")
+    assert python_with("json", given=sys.executable) == python_with("json") == sys.executable
 
 
 def test_starting_does_not_count():

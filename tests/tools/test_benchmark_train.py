@@ -38,6 +38,8 @@ class TrainWorker(FakeWorker):
 
 def test_every_library_dtype_and_encoder_is_in_the_report_beside_the_peer(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(measure_train, "Worker", TrainWorker)
+    monkeypatch.setattr(command_module, "python_with", lambda *modules, given=None: given)
+    monkeypatch.setattr(command_module, "can_import", lambda python, *modules: True)
     monkeypatch.setattr(sys, "argv", ["captioner", "benchmark", "train", "--model", "tiny"])
     command = BenchmarkTrainCommand(
         model="tiny", output=str(tmp_path / "train.md"), peer_python="another python", repetitions=2
@@ -64,7 +66,7 @@ def test_every_library_dtype_and_encoder_is_in_the_report_beside_the_peer(monkey
 
 def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
     monkeypatch.setattr(measure_train, "Worker", TrainWorker)
-    monkeypatch.setattr(command_module, "python_with", lambda *modules: None)
+    monkeypatch.setattr(command_module, "python_with", lambda *modules, given=None: None)
     assert benchmark_train(BenchmarkTrainCommand(model="tiny", quick=True)) == 0
     text = capsys.readouterr().out
     assert (
@@ -76,7 +78,7 @@ def test_without_a_peer_the_table_says_so(monkeypatch, capsys):
 
 def test_what_saves_memory_is_measured_where_it_is_asked_for(monkeypatch, capsys):
     monkeypatch.setattr(measure_train, "Worker", TrainWorker)
-    monkeypatch.setattr(command_module, "python_with", lambda *modules: None)
+    monkeypatch.setattr(command_module, "python_with", lambda *modules, given=None: None)
     sizes = {"captions_per_image": (1,), "dtypes": ("float32",)}
     savings = {"gradient_checkpointing": ("no", "yes"), "clipping": ("yes", "no")}
     command = BenchmarkTrainCommand(model="tiny", quick=True, **savings, **sizes)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +36,27 @@ def write_report(report: dict, text: str, output: str | None) -> None:
     say(f"written to {path} and {path.with_suffix('.json')}")
 
 
-def python_with(*modules: str) -> str | None:
-    """This interpreter, if it has the modules."""
-    return sys.executable if all(importlib.util.find_spec(name) for name in modules) else None
+def python_with(*modules: str, given: str | None = None) -> str | None:
+    """An interpreter that has the modules: the one that is given, else this one; or None.
+
+    Raises:
+        UsageError: If the given one has not.
+    """
+    if given is None:
+        return sys.executable if all(importlib.util.find_spec(name) for name in modules) else None
+    if not can_import(given, *modules):
+        raise UsageError(f"--peer-python {given} cannot import {' and '.join(modules)}.")
+    return given
+
+
+def can_import(python: str, *modules: str) -> bool:
+    """Whether an interpreter has the modules."""
+    if python == sys.executable and not all(
+        importlib.util.find_spec(name.partition(".")[0]) for name in modules
+    ):
+        return False
+    words = [python, "-c", f"import {', '.join(modules)}"]
+    try:
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

@@ -4,6 +4,7 @@ Each configuration has a process of its own, so that its peak memory is its own;
 take turns, so that both meet the same disturbances of a shared machine.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ class Worker:
         configuration: what the worker is to measure; JSON values.
 
     Raises:
-        RuntimeError: If the process ends without an answer; with what it said last.
+        ChildProcessError: If the process ends without an answer; with what it said last.
     """
 
     def __init__(self, python: str, module: str, configuration: dict):
@@ -54,7 +55,10 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # what was asked of a process that had ended is flushed again
+            self._process.stdin.close()
         self._process.stdout.close()
         try:
             self._process.wait(timeout=30)
@@ -75,7 +79,9 @@ class Worker:
             return json.loads(line)
         self._errors.seek(0)
         said = self._errors.read()[-1000:].decode("utf-8", "replace").strip()
-        raise RuntimeError(f"the worker {self._name} ended without an answer: {said or 'it said nothing'}")
+        raise ChildProcessError(
+            f"the worker {self._name} ended without an answer: {said or 'it said nothing'}"
+        )
 
 
 def serve(start: Callable[[dict], tuple[dict, Callable[[], dict]]]) -> None:
