@@ -22,6 +22,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         OSError: If the folder cannot be written or the disk is full.
     """
     path = Path(path)
+    if path.is_symlink() and path.is_dir():  # the link stays, and the folder that it names is replaced
+        path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays, because many writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")

@@ -145,7 +145,7 @@ def _rows(path: Path, text: str) -> Iterable[tuple[str, Any]]:
             lines = io.StringIO(text, newline="")
             reader = csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",")
             yield from ((f"row {number}", row) for number, row in enumerate(reader, start=1))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"`{path}` is not valid {kind[1:].upper()}: {error}.") from error
 
 

@@ -204,8 +204,9 @@ def _note_of(url: str, response) -> Note:
         raise DownloadError(
             f"{address}: the server sends the file compressed, so its length cannot be checked."
         )
-    length = headers.get("Content-Length")
-    if length is None and headers.get("Transfer-Encoding", "").lower() != "chunked":
+    length = headers.get("Content-Length", "")
+    total = int(length) if length.isascii() and length.isdigit() else None
+    if total is None and headers.get("Transfer-Encoding", "").lower() != "chunked":
         raise DownloadError(
             f"{address}: the server does not say how long the file is, so a cut would pass unseen."
         )
@@ -216,7 +217,7 @@ def _note_of(url: str, response) -> Note:
         md5 = base64.b64decode(md5, validate=True).hex() if md5 else None
     except binascii.Error:
         md5 = None
-    return Note.about(url, validator=validator, total=None if length is None else int(length), md5=md5)
+    return Note.about(url, validator=validator, total=total, md5=md5)
 
 
 def _require_http(url: str) -> None:

@@ -15,7 +15,6 @@ from captioner.sampling.decoded import Decoded
 from captioner.sampling.settings import DecodingSettings
 from captioner.sampling.task import Task
 from captioner.sampling.text_controls import TextControls
-from captioner.sampling.token_sampling import uniform_draws
 
 SMALLEST_SHRUNK = 8
 """Images of a batch that is halved when half of it is done. What is smaller is decoded to its end: XLA compiles each size."""
@@ -35,6 +34,8 @@ class CaptionSearch:
 
     Call arguments:
         image_tokens: float tensor `(B, S, D)`.
+        uniforms: float32 array `(N, L)` in [0, 1), with L = `max_length` + 1: what nucleus sampling draws with. The seed of the
+            settings is not read.
 
     Returns:
         `Decoded` of arrays.
@@ -46,7 +47,6 @@ class CaptionSearch:
         self.settings, self.num_captions = settings, num_captions
         self.controls = TextControls.of(settings, self.tokenizer)
         self.shrinks = keras.config.backend() != "jax"
-        self._uniforms = uniform_draws(settings.seed, num_captions, settings.max_length + 1)
         # In bfloat16, XLA's products of many rows are slower than oneDNN's.
         xla_after = CALLS_BEFORE_XLA if self.decoder.compute_dtype == "float32" else None
         compiled = functools.partial(compile_inference, captioner, xla_after=xla_after)
@@ -54,14 +54,14 @@ class CaptionSearch:
         self._begin = compiled(self.begin)
         self._advance = compiled(self.advance)
 
-    def __call__(self, image_tokens) -> Decoded:
+    def __call__(self, image_tokens, uniforms) -> Decoded:
         if len(image_tokens) == 1 or not self.shrinks:
-            return Decoded(*map(ops.convert_to_numpy, self._decode(image_tokens, self._uniforms)))
-        batch = self._begin(image_tokens, self._uniforms)
+            return Decoded(*map(ops.convert_to_numpy, self._decode(image_tokens, uniforms)))
+        batch = self._begin(image_tokens, uniforms)
         places = np.arange(len(image_tokens))
         found: list[np.ndarray] = []
         while True:
-            captions, settled, going_on, batch = self._advance(batch, self._uniforms)
+            captions, settled, going_on, batch = self._advance(batch, uniforms)
             captions = [np.array(ops.convert_to_numpy(x)) for x in captions]
             found = found or captions
             for whole, part in zip(found, captions, strict=True):

@@ -20,7 +20,7 @@ class Generation:
         `keras_hub.models.CausalLM`."""
         token_ids, padding_mask = inputs["token_ids"], ops.cast(inputs["padding_mask"], "bool")
         settings = self.sampler.settings if isinstance(self.sampler, CaptionSampler) else DecodingSettings()
-        self._require_positions(token_ids.shape[1] - 1, settings)
+        self._require_fit(token_ids.shape[1] - 1, settings)
         # KerasHub's samplers look for stop tokens in unfilled positions too.
         stops = tuple(stop_token_ids or ())
         filler = min(set(range(len(stops) + 1)).difference(stops))

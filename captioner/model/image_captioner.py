@@ -21,11 +21,16 @@ from captioner.model.inference import compile_inference
 from captioner.model.preprocessor import ImageCaptionerPreprocessor
 from captioner.model.presets import resolve_preset
 from captioner.model.resizing import resize_captioner
+from captioner.sampling.contrastive_search import num_candidates
 from captioner.sampling.decode import positions_read, require_captions
 from captioner.sampling.decoded import Decoded
 from captioner.sampling.sampler import CaptionSampler
 from captioner.sampling.settings import DecodingSettings
 from captioner.sampling.text_controls import TextControls, require_possible
+from captioner.sampling.token_sampling import uniform_draws
+
+MOST_SEARCHES = 32
+"""Compiled searches that a captioner keeps: a prompt of its own for each photo would fill the memory."""
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -66,7 +71,7 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
         inputs = backbone.input
         outputs = backbone.token_embedding(backbone(inputs), reverse=True)
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        self._inference_functions = {}
+        self._forget_compiled()
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, image_size: tuple[int, int] | None = None, **kwargs):
@@ -80,17 +85,28 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
         return captioner if image_size is None else resize_captioner(captioner, image_size)
 
     def compile(self, optimizer="auto", loss="auto", *, weighted_metrics="auto", sampler=None, **kwargs):
-        """As `keras_hub.models.CausalLM.compile`; `sampler` may be decoding settings, and is beam search by
-        default."""
-        if sampler is None or isinstance(sampler, DecodingSettings):
+        """As `keras_hub.models.CausalLM.compile`; `sampler`, which `generate` uses, may be decoding settings, and is by default
+        what `caption` uses, without its prompt and words."""
+        if sampler is None:
+            sampler = dataclasses.replace(
+                self._own_settings(), prompt="", forbidden_words=(), required_words=()
+            )
+        if isinstance(sampler, DecodingSettings):
             sampler = CaptionSampler(sampler)
         super().compile(optimizer, loss, weighted_metrics=weighted_metrics, sampler=sampler, **kwargs)
         # What was compiled before may read variables that LoRA, say, has replaced since.
-        self._inference_functions = {}
+        self._forget_compiled()
 
     def _post_quantize(self, mode, **kwargs):
         super()._post_quantize(mode, **kwargs)
+        self._forget_compiled()
+
+    def _forget_compiled(self) -> None:
         self._inference_functions = {}
+        self._searches = {}
+
+    def _own_settings(self) -> DecodingSettings:
+        return DecodingSettings(**(self.preprocessor.decoding if self.preprocessor else {}))
 
     @property
     def input_spec(self):
@@ -129,9 +145,9 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
             )
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received batch_size={batch_size}.")
-        sampler = sampler or DecodingSettings(**self.preprocessor.decoding)
+        sampler = sampler or self._own_settings()
         require_captions(sampler, num_captions)
-        self._text_controls(sampler)
+        self._search(sampler, num_captions)  # refuses words that contradict each other
         if isinstance(images, str | os.PathLike) or getattr(images, "ndim", None) == 3:
             images = [images]
         return [
@@ -157,28 +173,39 @@ class ImageCaptioner(Generation, GivenCaptions, keras_hub.models.CausalLM):
             num_captions: int.
             encode: optional function from `images` to image tokens `(B, S, D)`; by default the backbone's.
         """
-        self._require_positions(sampler.max_length, sampler)
+        self._require_fit(sampler.max_length, sampler)
         encode = encode or self.backbone.encode_images
         if encode not in self._inference_functions:
             self._inference_functions[encode] = compile_inference(self, encode)
         image_tokens = self._inference_functions[encode](np.asarray(images, "float32"))
-        key = (sampler, num_captions)
-        if key not in self._inference_functions:
-            self._inference_functions[key] = CaptionSearch(self, sampler, num_captions)
-        search = self._inference_functions[key]
-        return self._captions(search(image_tokens), search.controls)
+        search = self._search(sampler, num_captions)
+        uniforms = uniform_draws(sampler.seed, num_captions, sampler.max_length + 1)
+        return self._captions(search(image_tokens, uniforms), search.controls)
 
-    def _require_positions(self, max_length: int, sampler: DecodingSettings) -> None:
+    def _search(self, sampler: DecodingSettings, num_captions: int) -> CaptionSearch:
+        """The compiled search of some settings, whatever their seed; the latest are kept."""
+        key = (dataclasses.replace(sampler, seed=0), num_captions)
+        if key not in self._searches:
+            search = CaptionSearch(self, *key)
+            while len(self._searches) >= MOST_SEARCHES:
+                self._searches.pop(next(iter(self._searches)))
+            self._searches[key] = search
+        return self._searches[key]
+
+    def _require_fit(self, max_length: int, sampler: DecodingSettings) -> None:
         limit = self.backbone.max_sequence_length
         limit -= positions_read(sampler, max_length + 1) - max_length
+        decoder = self.backbone.decoder
+        vocabulary_size = decoder.vocabulary_size + decoder.num_special_tokens
+        if sampler.sampler == "contrastive" and num_candidates(sampler) > vocabulary_size:
+            raise ValueError(
+                f"`top_k` must be at most {vocabulary_size}, the tokens of this model; received top_k={sampler.top_k}."
+            )
         if max_length > limit:
             raise ValueError(
                 f"`max_length` must be at most {limit} generated tokens, for the text positions that this model has learned; "
                 f"received max_length={max_length}."
             )
-
-    def _text_controls(self, sampler: DecodingSettings) -> TextControls:
-        return TextControls.of(sampler, self.preprocessor.tokenizer)
 
     def search(self, image_tokens, sampler: DecodingSettings, num_captions: int, uniforms=None) -> Decoded:
         """Decodes captions as tensors; may be part of a graph.

@@ -9,6 +9,7 @@ import keras_hub
 import numpy as np
 
 from captioner.images import ImageTransform, read_image
+from captioner.python_calls import python_call
 from captioner.text.targets import training_targets
 from captioner.text.tokenizer import CaptionTokenizer
 
@@ -104,7 +105,7 @@ class ImageCaptionerPreprocessor(keras_hub.models.CausalLMPreprocessor):
         texts = (images.shape[0], captions.shape[1] if captions.shape.rank == 2 else 1, length)
         shapes = [(images.shape[0], *self.image_transform.image_size, 3), texts, texts, texts, texts]
         outputs = tf.numpy_function(
-            arrays, [images, captions], ["float32", "int32", "bool", "int32", "float32"]
+            python_call(arrays), [images, captions], ["float32", "int32", "bool", "int32", "float32"]
         )
         for output, shape in zip(outputs, shapes, strict=True):
             output.set_shape(shape)

@@ -45,7 +45,7 @@ class DecodingSettings:
     repetition_penalty: float = 1.0
     """Above 1 makes tokens less likely that the caption already has."""
     forbidden_words: tuple[str, ...] = ()
-    """Words or phrases that no caption contains, in lower or upper case."""
+    """Words or phrases that no caption contains, in lower or upper case, in the tokens that the tokenizer writes them with."""
     required_words: tuple[str, ...] = ()
     """Words or phrases that each caption contains, in any order, in lower or upper case."""
     num_beams: int = 5

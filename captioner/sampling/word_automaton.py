@@ -26,7 +26,7 @@ class WordAutomaton:
     Args:
         required: for each word the sequences of tokens that say it: pairs of tokens and whether they say it only at
             the start of a caption.
-        forbidden: sequences of tokens.
+        forbidden: sequences of tokens. A text that other tokens spell is another sequence.
         continues: bool array `(V,)`. Tokens that continue a word.
         end_token_ids: tokens that end a caption; allowed when nothing is needed.
     """
@@ -141,11 +141,15 @@ def _nodes(sequences, symbols):
     A node is a set of `(sequence, tokens matched)`, the words complete but for what follows, and whether nothing was said.
     """
 
+    begun_by: dict[int, list[int]] = {}
+    for s, (tokens, _, _) in enumerate(sequences):
+        begun_by.setdefault(tokens[0], []).append(s)
+
     def step(node, token, continues):
         items, pending, at_start = node
         met = 0 if continues else pending
-        starts = {(s, 0) for s, (_, _, start_only) in enumerate(sequences) if at_start or not start_only}
-        grown = {(s, p + 1) for s, p in items | starts if sequences[s][0][p] == token}
+        grown = {(s, p + 1) for s, p in items if sequences[s][0][p] == token}
+        grown |= {(s, 1) for s in begun_by.get(token, ()) if at_start or not sequences[s][2]}
         complete = {sequences[s][1] for s, p in grown if p == len(sequences[s][0])}
         if None in complete:
             return _DEAD, 0

@@ -40,7 +40,7 @@ def read_gpt2_tokenizer(folder: Path, config: dict[str, Any]) -> CaptionTokenize
             if config.get("pad_token_id") is not None
             else None,
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{folder}: the tokenizer cannot be used: {error}") from None

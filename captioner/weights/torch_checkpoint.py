@@ -86,7 +86,8 @@ def _open_zip(path: Path) -> tuple[Any, Callable[[Storage], np.ndarray]]:
         try:
             with zipfile.ZipFile(path) as archive:
                 return np.frombuffer(archive.read(name), dtype)
-        except zipfile.BadZipFile as error:  # its checksum is another
+        # Its checksum is another, or it says to be encrypted.
+        except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
             raise WeightsError(f"{path}: storage {name} is damaged: {error}.") from None
 
     return state, read_storage

@@ -38,3 +38,14 @@ def test_an_error_leaves_a_file_as_it_was(tmp_path):
         temporary.write_text("new")
         raise ValueError
     assert os.listdir(tmp_path) == ["file.txt"] and (tmp_path / "file.txt").read_text() == "old"
+
+
+def test_a_link_to_a_folder_stays_and_the_folder_is_replaced(tmp_path):
+    (tmp_path / "disk" / "folder").mkdir(parents=True)
+    (tmp_path / "disk" / "folder" / "old").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "folder")
+    with atomic_path(tmp_path / "link") as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "link") == ["new"]
+    assert sorted(os.listdir(tmp_path)) == ["disk", "link"] and os.listdir(tmp_path / "disk") == ["folder"]

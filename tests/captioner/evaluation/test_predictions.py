@@ -39,6 +39,7 @@ def test_each_format_gives_the_best_caption_of_each_image(tmp_path, name, text):
     [
         ("p.json", '{"a.jpg": "x"}', "must be a list as COCO results are"),
         ("p.json", "[", "not valid JSON"),
+        ("p.json", "[" * 10**5, "not valid JSON"),
         ("p.jsonl", '["a.jpg", "x"]', "line 1 must be an object"),
         ("p.csv", "a,b\n1,2\n", "it has a, b"),
         ("p.csv", "image,caption\na,x\na,y\n", "row 2 is a second one for 'a'"),

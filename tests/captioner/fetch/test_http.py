@@ -167,8 +167,9 @@ def test_a_file_shorter_than_the_server_says_is_never_taken(fetch, server):
     assert not fetch.path.exists()
 
 
-def test_an_answer_without_a_length_is_refused(fetch, server):
-    server.script = [loopback.answering(headers={"Content-Length": None})]
+@pytest.mark.parametrize("length", [None, f"{len(DATA)}, {len(DATA)}", "-1"])
+def test_an_answer_without_a_length_is_refused(fetch, server, length):
+    server.script = [loopback.answering(headers={"Content-Length": length})]
     with pytest.raises(DownloadError, match="does not say how long the file is"):
         fetch()
 

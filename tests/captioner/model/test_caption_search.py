@@ -8,7 +8,10 @@ from tiny_captioner import random_images, tiny_captioner
 from captioner.model.caption_search import SMALLEST_SHRUNK, CaptionSearch
 from captioner.model.inference import CALLS_BEFORE_XLA
 from captioner.sampling import DecodingSettings
+from captioner.sampling.token_sampling import uniform_draws
 
+UNREAD = np.zeros((1, 1), "float32")
+"""What nothing is drawn with."""
 SETTINGS = [
     {},
     {"early_stopping": "first", "num_beams": 2},
@@ -54,8 +57,9 @@ def test_captions_are_those_of_a_batch_that_is_decoded_to_its_end(captioner, ima
     num_captions = 2 if settings.sampler in ("beam", "nucleus") else 1
     search = CaptionSearch(captioner, settings, num_captions)
     sizes = watched(search)
-    found = search(image_tokens)
-    expected = search.decode(image_tokens, search._uniforms)
+    uniforms = uniform_draws(3, num_captions, 13)
+    found = search(image_tokens, uniforms)
+    expected = search.decode(image_tokens, uniforms)
     for name, part, whole in zip(found._fields, found, expected, strict=True):
         np.testing.assert_allclose(
             part, keras.ops.convert_to_numpy(whole), rtol=1e-5, atol=1e-5, err_msg=name
@@ -67,12 +71,12 @@ def test_captions_are_those_of_a_batch_that_is_decoded_to_its_end(captioner, ima
 def test_a_batch_is_halved_when_half_of_it_is_done(captioner, image_tokens):
     search = CaptionSearch(captioner, DecodingSettings(sampler="greedy", max_length=16), 1)
     sizes = watched(search)
-    search(image_tokens)
+    search(image_tokens, UNREAD)
     assert sizes == [19, 9, 4]
     sizes.clear()
-    search(image_tokens[: SMALLEST_SHRUNK - 1])
+    search(image_tokens[: SMALLEST_SHRUNK - 1], UNREAD)
     assert sizes == [SMALLEST_SHRUNK - 1]
-    search(image_tokens[:1])
+    search(image_tokens[:1], UNREAD)
     assert sizes == [SMALLEST_SHRUNK - 1], "a single image has a graph of its own"
 
 
@@ -87,7 +91,7 @@ def test_finished_images_take_no_steps(captioner, image_tokens, monkeypatch):
     monkeypatch.setattr(search, "_decode", search.decode)
     monkeypatch.setattr(search, "_begin", search.begin)
     monkeypatch.setattr(search, "_advance", search.advance)
-    lengths = sorted(search(image_tokens).lengths[:, 0].tolist(), reverse=True)
+    lengths = sorted(search(image_tokens, UNREAD).lengths[:, 0].tolist(), reverse=True)
     assert sum(rows) < 19 * lengths[0]
     if search.shrinks:
         assert sum(rows) == 19 * lengths[9] + 9 * (lengths[4] - lengths[9]) + 4 * (lengths[0] - lengths[4])
@@ -97,9 +101,9 @@ def test_finished_images_take_no_steps(captioner, image_tokens, monkeypatch):
 def test_halves_are_compiled_by_xla_too(captioner, image_tokens):
     search = CaptionSearch(captioner, DecodingSettings(num_beams=2, max_length=12), 1)
     sizes = watched(search)
-    before = search(image_tokens)
+    before = search(image_tokens, UNREAD)
     assert len(sizes) == 3
     for _ in range(CALLS_BEFORE_XLA):
-        by_xla = search(image_tokens)
+        by_xla = search(image_tokens, UNREAD)
     np.testing.assert_array_equal(by_xla.token_ids, before.token_ids)
     np.testing.assert_allclose(by_xla.scores, before.scores, rtol=1e-5, atol=1e-5)

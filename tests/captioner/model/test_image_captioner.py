@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from tiny_captioner import CAPTIONS, logits_of, random_batch, random_images, tiny_captioner
 
-from captioner.model import ImageCaptioner
+from captioner.model import ImageCaptioner, image_captioner
 from captioner.sampling import DecodingSettings
 from trainers.build import export_preset
 
@@ -234,3 +234,33 @@ def test_a_captioner_without_preprocessor_trains_but_does_not_caption():
     model = ImageCaptioner(tiny_captioner().backbone)
     with pytest.raises(ValueError, match="needs a `preprocessor`"):
         model.caption(IMAGES)
+
+
+def test_generate_decodes_as_the_preset_does_but_for_its_texts():
+    model = tiny_captioner()
+    model.preprocessor.decoding = {"num_beams": 2, "length_penalty": 1.3, "prompt": "a", "max_length": 9}
+    model = ImageCaptioner(model.backbone, model.preprocessor)
+    assert model.sampler.settings == DecodingSettings(num_beams=2, length_penalty=1.3, max_length=9)
+
+
+def test_captions_of_another_seed_are_drawn_by_the_same_compiled_search_and_few_searches_are_kept(
+    model, monkeypatch
+):
+    monkeypatch.setattr(image_captioner, "MOST_SEARCHES", 2)
+    texts = []
+    for seed in (0, 1, 0):
+        settings = DecodingSettings(sampler="nucleus", seed=seed, max_length=6)
+        texts.append([[c.token_ids for c in cs] for cs in model.caption(IMAGES, settings, num_captions=2)])
+        (search,) = (search for search in model._searches.values() if search.settings.sampler == "nucleus")
+        texts[-1].append(search)
+    assert texts[0] == texts[2] and texts[0][:-1] != texts[1][:-1] and texts[0][-1] is texts[1][-1]
+    for prompt in ("a", "a b", "b"):
+        model.caption(IMAGES[:1], DecodingSettings(prompt=prompt, max_length=8))
+    assert [search.settings.prompt for search in model._searches.values()] == ["a b", "b"]
+
+
+def test_more_candidates_than_tokens_are_refused(model):
+    with pytest.raises(
+        ValueError, match=r"`top_k` must be at most \d+, the tokens of this model; received top_k=99999"
+    ):
+        model.caption(IMAGES[:1], DecodingSettings(sampler="contrastive", top_k=99999))

@@ -1,5 +1,8 @@
 """The preprocessor: any images and captions to one batch, eagerly and inside tf.data."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -136,3 +139,34 @@ def test_a_preprocessor_comes_back_from_its_config():
     again = ImageCaptionerPreprocessor.from_config(preprocessor.get_config())
     assert again.image_transform == preprocessor.image_transform
     assert again.sequence_length == 19
+
+
+CHILD = """
+import tensorflow as tf
+from captioner.model import ImageCaptionerPreprocessor
+from captioner.text import CaptionTokenizer
+
+tokenizer = CaptionTokenizer({vocabulary!r}, {merges!r}, **{tokens!r})
+preprocessor = ImageCaptionerPreprocessor(tokenizer, (9, 15), sequence_length=11)
+inputs = {{"images": [{path!r}] * 4000, "captions": ["a dog"] * 4000}}
+dataset = tf.data.Dataset.from_tensor_slices(inputs).batch(2).map(preprocessor, num_parallel_calls=2).prefetch(50)
+batches = iter(dataset)  # a global: it is still alive when the interpreter ends
+next(batches)
+"""
+
+
+def test_a_process_that_leaves_a_pipeline_half_read_ends(paths, tmp_path):
+    TOKENIZER.save_assets(str(tmp_path))
+    code = CHILD.format(
+        vocabulary=str(tmp_path / "vocabulary.json"),
+        merges=str(tmp_path / "merges.txt"),
+        tokens={
+            name: TOKENIZER.get_config()[name]
+            for name in ("special_tokens", "start_token", "end_token", "pad_token")
+        },
+        path=paths[0],
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=90, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

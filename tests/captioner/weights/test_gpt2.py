@@ -22,6 +22,7 @@ from tiny_captioner import IMAGE_SIZE, random_images, tiny_encoder
 from captioner.model.gpt2_decoder import GPT2Decoder
 from captioner.sampling import DecodingSettings
 from captioner.weights import WeightsError, from_pretrained_gpt2, load_gpt2
+from captioner.weights.gpt2_tokenizer import read_gpt2_tokenizer
 
 DATA = Path(__file__).with_name("data")
 TWO = SIZES["two_layers"]
@@ -249,3 +250,10 @@ def test_the_links_of_the_hugging_face_cache_are_followed(tmp_path):
         path.rename(tmp_path / "blobs" / str(number))
         path.symlink_to(f"../../blobs/{number}")
     assert_same_predictions(load_decoder(folder)[0], TWO, openai_variables(TWO))
+
+
+@pytest.mark.parametrize("model", [None, [], "BPE"])
+def test_a_tokenizer_json_of_another_shape_is_refused(tmp_path, model):
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    with pytest.raises(WeightsError, match="the tokenizer cannot be used"):
+        read_gpt2_tokenizer(tmp_path, {"bos_token_id": 0, "eos_token_id": 0})

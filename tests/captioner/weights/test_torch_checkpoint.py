@@ -237,6 +237,21 @@ def test_a_flipped_byte_of_a_zip_file_is_refused(pickled, tmp_path):
         read_torch_checkpoint(path)["weight"]
 
 
+def test_a_storage_that_says_to_be_encrypted_is_refused(pickled, tmp_path):
+    path = tmp_path / "model.pth"
+    write_zip(path, pickled({"weight": FakeTensor(WEIGHT, "0")}), {"0": WEIGHT})
+    data = bytearray(path.read_bytes())
+    entry = data.index(
+        b"PK\x01\x02", data.index(b"PK\x01\x02") + 1
+    )  # of the central directory, the storage's
+    while not data[entry + 46 :].startswith(b"archive/data/0"):
+        entry = data.index(b"PK\x01\x02", entry + 1)
+    data[entry + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"model\.pth: storage archive/data/0 is damaged: .*encrypted"):
+        read_torch_checkpoint(path)["weight"]
+
+
 SHARED = b"))\x86q\x00" + b"h\x00h\x00\x86q\x00" * 60  # a tuple of 2^61 empty ones
 NESTED = b"(" * 10**6 + b"t" * 10**6
 COLLIDING = b"".join(b"\x8a\x10" + (n * (2**61 - 1)).to_bytes(16, "little") + b"N" for n in range(1, 10**5))
