@@ -16,7 +16,7 @@ def accumulated_batches(
     first_step: int,
     optimizer_epoch: int = 0,
 ) -> tf.data.Dataset:
-    """The batches from a step on, with weights that add up to `num_accumulated` over the batches of each update.
+    """The batches from a step on, with weights that add up to the number of batches over those of each update.
 
     Keras averages the gradients of these batches. Means over the tokens of each batch would give the tokens of a batch
     of few tokens more say than those of a batch of many; sums with these weights do not. (A step that float16's loss
@@ -38,10 +38,11 @@ def accumulated_batches(
     batches = training(*divmod(step - num_skipped, steps_per_epoch))
 
     def weighted(x, targets, sample_weight):
-        total = sample_weight.reduce(0.0, lambda total, weight: total + tf.reduce_sum(weight))
-        update = tf.data.Dataset.zip((x, targets, sample_weight))
-        return update.map(
-            lambda x, targets, weight: (x, targets, weight * (num_accumulated / tf.maximum(total, 1.0)))
+        # The last batches of a run may be fewer; they make no update, and their loss is shown.
+        count, total = sample_weight.reduce(
+            (0.0, 0.0), lambda sums, weight: (sums[0] + 1.0, sums[1] + tf.reduce_sum(weight))
         )
+        update = tf.data.Dataset.zip((x, targets, sample_weight))
+        return update.map(lambda x, targets, weight: (x, targets, weight * (count / tf.maximum(total, 1.0))))
 
     return batches.window(num_accumulated).flat_map(weighted).skip(num_skipped).prefetch(num_accumulated)

@@ -8,6 +8,7 @@ import keras
 from tqdm import tqdm
 
 from trainers.checkpoint import averaged_weights, save_checkpoint
+from trainers.divergence import WAY_OUT, DivergenceError, require_finite_weights
 from trainers.run_folder import RunFolder, plot_metrics
 from trainers.settings import TrainSettings
 from trainers.step_checkpoints import StepCheckpoints
@@ -16,14 +17,6 @@ from trainers.validation import Validator, image_rows
 log = logging.getLogger("captioner")
 
 SHEET_IMAGES = 24
-WAY_OUT = (
-    "The last checkpoint is intact. Begin a new run with a lower --learning-rate or --clip-norm, or with "
-    "--dtype float32."
-)
-
-
-class DivergenceError(ValueError):
-    """The loss is no longer a number."""
 
 
 class Progress(keras.callbacks.Callback):
@@ -115,7 +108,7 @@ class EndOfEpoch(keras.callbacks.Callback):
         metrics = {"epoch": number, **{name: float(value) for name, value in (logs or {}).items()}}
         metrics |= {"stage": self.state["stage"]} if "stage" in self.state else {}
         metrics["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        self._require_finite_weights(number)
+        require_finite_weights(self.model, f"the last step of epoch {number}")
         with averaged_weights(optimizer):
             captions = {}
             if self.validator is not None:
@@ -147,14 +140,6 @@ class EndOfEpoch(keras.callbacks.Callback):
                 self.settings.patience,
             )
             self.model.stop_training = True
-
-    def _require_finite_weights(self, number: int) -> None:
-        """The update of an epoch's last step shows in no loss of that epoch."""
-        for variable in self.model.trainable_variables:
-            if not keras.ops.convert_to_numpy(keras.ops.all(keras.ops.isfinite(variable.value))):
-                raise DivergenceError(
-                    f"The weights of {variable.path} are no longer numbers after the last step of epoch {number}. {WAY_OUT}"
-                )
 
     def _show(self, metrics, captions):
         log.info(" ".join(f"{name}={value:.4g}" for name, value in metrics.items()))

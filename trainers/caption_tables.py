@@ -176,7 +176,7 @@ def _karpathy_rows(content: dict, locate: _Locator, table: Path, split: str | No
             has_folder[folder] = os.path.isdir(os.path.join(locate.root, folder))
         if has_folder[folder]:
             name = os.path.join(folder, name)
-        for index, sentence in enumerate(image["sentences"]):
+        for index, sentence in enumerate(image["sentences"] or [{}]):
             row = f"images[{number}].sentences[{index}]"
             yield row, *_flip(locate(row, name), _text(sentence.get("raw")))
 
@@ -207,7 +207,9 @@ def _table_rows(
             yield row, None, "", Problem("malformed row", row, malformed[number])
         elif part in keep:
             path, problem = locate(row, _text(name))
-            for text in caption if isinstance(caption, list | tuple) else [caption]:
+            for text in _cell_captions(caption):
+                if isinstance(text, dict | list):
+                    problem = problem or Problem("caption is no text", row, f"{text!r:.100}")
                 yield row, path, _text(text), problem
 
 
@@ -249,5 +251,17 @@ def _find_column(frame, argument: str, wanted: str | None, guesses: tuple[str, .
     )
 
 
+def _cell_captions(cell) -> list:
+    """The captions of a cell, at least one, which is None if there is none."""
+    values = cell.tolist() if hasattr(cell, "tolist") else cell  # lists of Parquet come as arrays
+    return (list(values) or [None]) if isinstance(values, list | tuple) else [values]
+
+
 def _text(value) -> str:
-    return value if isinstance(value, str) else "" if value is None or value != value else str(value)
+    if isinstance(value, str):
+        return value
+    try:
+        is_missing = value is None or bool(value != value)
+    except TypeError:  # pandas.NA is neither
+        is_missing = True
+    return "" if is_missing else str(value)

@@ -51,10 +51,6 @@ class CsvTrainSettings(TrainSettings):
         self._check_folds()
         self._check_views()
 
-    @property
-    def has_validation(self) -> bool:
-        return super().has_validation or bool(self.validation_split or self.folds)
-
     def _require_a_stage_with_features(self) -> None:
         if self.cache_features and not any(stage.cache_features for stage in stage_settings(self)):
             raise ValueError(
@@ -65,6 +61,10 @@ class CsvTrainSettings(TrainSettings):
     def _check_folds(self) -> None:
         if self.folds == 1 or self.folds < 0:
             raise ValueError(f"`folds` must be at least 2, or 0 for none; received folds={self.folds}.")
+        if self.folds and not self.fold and self.num_processes > 1:
+            raise ValueError(
+                f"`folds` must be trained one by one with several processes, by fold=1 and so on; received folds={self.folds}."
+            )
         if not 0 <= self.fold <= self.folds:
             raise ValueError(
                 f"`fold` must be from 1 to `folds`={self.folds}, or 0 for all; received {self.fold}."

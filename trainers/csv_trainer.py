@@ -84,7 +84,9 @@ def _read_inputs(settings: CsvTrainSettings, run: RunFolder) -> _Inputs:
     training, validation = images["train"], images.get("validation", [])
     # A split of the table is the same for the same table and settings.
     fingerprints = {"training": images_fingerprint(training), "validation": images_fingerprint(validation)}
-    accept_data(settings, run, {name: report for name, (_, report) in checked.items()}, fingerprints)
+    has_validation = "validation" in tables or bool(settings.folds or settings.validation_split)
+    reports = {name: report for name, (_, report) in checked.items()}
+    accept_data(settings, run, reports, fingerprints, has_validation=has_validation)
     if settings.folds:
         training, validation = split_by_fold(training, settings.folds, settings.fold, settings.seed)
     elif settings.validation_split:

@@ -80,7 +80,6 @@ class DataReport:
 def check_data(
     records: CaptionRecords,
     *,
-    num_threads: int | None = None,
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> tuple[list[CaptionedImage], DataReport]:
@@ -88,7 +87,6 @@ def check_data(
 
     Args:
         records: what `read_captions` gave.
-        num_threads: int. Images decoded at the same time, by default one for each processor.
         cache_dir: path, by default `~/.cache/captioner`. Remembers what was found out about unchanged files.
         progress: bool. Whether to show a progress bar.
 
@@ -98,7 +96,7 @@ def check_data(
     Raises:
         OSError: If the cache folder cannot be written.
     """
-    problems = check_images(records.images, num_threads=num_threads, cache_dir=cache_dir, progress=progress)
+    problems = check_images(records.images, cache_dir=cache_dir, progress=progress)
     bad = {problem.item for problem in problems}
     images = [image for image in records.images if str(image.path) not in bad]
     report = DataReport(
@@ -115,7 +113,6 @@ def check_data(
 def check_images(
     images: Sequence[CaptionedImage],
     *,
-    num_threads: int | None = None,
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> list[Problem]:
@@ -126,13 +123,12 @@ def check_images(
     Returns:
         The problem of each missing, unreadable or undecodable file, in the order of `images`.
     """
-    num_threads = num_threads or num_cores()
     cache_dir = Path(cache_dir or default_cache_dir())
     problems = []
     with (
         explained_disk_errors(cache_dir, "cache_dir"),
         _Memory(cache_dir / "checked_images.sqlite") as memory,
-        ThreadPoolExecutor(num_threads) as threads,
+        ThreadPoolExecutor(num_cores()) as threads,
     ):
         bar = tqdm(images, unit="image", desc="Checking images", disable=not progress)
         # In portions: what an interruption loses is one of them, and the queue stays short.

@@ -18,13 +18,13 @@ from trainers.tf_data import steady
 
 
 def weights_fingerprint(model: keras.Model) -> str:
-    """SHA-256 over a model's layer classes and the names, types, shapes and bytes of its weights.
+    """SHA-256 over a model's layer classes, the dtypes they compute in, and the names, types, shapes and bytes of its weights.
 
     The counters that Keras appends to names (`conv2d_3`) are left out: they depend on what else was built.
     """
     digest = hashlib.sha256()
-    for layer in model._flatten_layers():
-        digest.update(type(layer).__name__.encode())
+    for layer in model._flatten_layers(include_self=False):  # a part of a model has the default policy itself
+        digest.update(f"{type(layer).__name__} {layer.dtype_policy.name}".encode())
     for variable in model.weights:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
         name = re.sub(r"_\d+(?=/|$)", "", variable.path)

@@ -128,7 +128,6 @@ def cache_features(
         {
             "format": _FORMAT,
             "encoder": encoder_fingerprint,
-            "dtype": encoder.dtype_policy.name,
             "transform": dataclasses.asdict(transform),
             "views": views,
             "augmentation": dataclasses.asdict(augmentation) if augmentation else None,

@@ -118,6 +118,7 @@ def _train_stage(
     train_parts_only(stage, captioner)
     data = make_data(stage)
     state["data"] = data.fingerprints
+    _require_an_update(stages, data.steps_per_epoch)
     num_steps = (stage.epochs - state.get("first_epoch", 0)) * data.steps_per_epoch
     model = compiled_model(stage, captioner, num_steps, data.split, data.training_references, workers.devices)
     if path is not None:
@@ -260,6 +261,19 @@ def _training_batches(settings: TrainSettings, data: TrainingData, state: dict) 
         *position,
         optimizer_epoch=state.get("first_epoch", 0),
     )
+
+
+def _require_an_update(stages: Sequence[TrainSettings], steps_per_epoch: int) -> None:
+    """Refuses a stage that ends before the gradients of its first update are there."""
+    first_epoch = 0
+    for stage in stages:
+        num_steps = (stage.epochs - first_epoch) * steps_per_epoch
+        if num_steps < stage.gradient_accumulation_steps:
+            raise ValueError(
+                f"`gradient_accumulation_steps` must be at most the {num_steps} steps of the run or stage, or no update is made; "
+                f"received {stage.gradient_accumulation_steps}."
+            )
+        first_epoch = stage.epochs
 
 
 def _num_parameters(variables) -> int:

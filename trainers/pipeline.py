@@ -39,8 +39,6 @@ class ImageFiles:
     """Random changes of training images, or None."""
     allow_flip: np.ndarray | None = None
     """bool `(N,)`: False where an image must not be mirrored; None allows all."""
-    num_parallel_calls: int | None = None
-    """Images decoded at the same time, or None for one on each core."""
 
     @property
     def num_images(self) -> int:
@@ -63,8 +61,7 @@ class ImageFiles:
                 image = self.transform(decode_in_graph(data))
             return tf.ensure_shape(image, (height, width, 3)), rows
 
-        calls = self.num_parallel_calls or num_cores()
-        images = plan.map(load, num_parallel_calls=calls, deterministic=True)
+        images = plan.map(load, num_parallel_calls=num_cores(), deterministic=True)
         return images.batch(batch_size)
 
 
@@ -153,16 +150,13 @@ def training_dataset(
     return dataset.apply(tf.data.experimental.assert_cardinality(num_epochs * steps - first_step))
 
 
-def validation_dataset(
-    captions: CaptionSet, source: ImageSource, *, batch_size: int, captions_per_image: int | None = None
-) -> tf.data.Dataset:
-    """One pass over the images as they are, in order, as batches like `training_dataset`'s.
+def validation_dataset(captions: CaptionSet, source: ImageSource, *, batch_size: int) -> tf.data.Dataset:
+    """One pass over the images as they are, in order, as batches like `training_dataset`'s, with all captions.
 
     Args:
         captions: the caption set, N images.
         source: an `ImageSource` of the same N images.
         batch_size: int. Images in a batch (B); the last may be shorter.
-        captions_per_image: int. G, or None for the most that an image has, so that none is left out.
 
     Returns:
         A dataset of `(x, y, sample_weight)`.
@@ -170,7 +164,7 @@ def validation_dataset(
     Raises:
         ValueError: If an argument is out of range, or source and captions disagree.
     """
-    captions_per_image = captions.max_captions_per_image if captions_per_image is None else captions_per_image
+    captions_per_image = captions.max_captions_per_image
     _check(captions, source, batch_size, captions_per_image)
     plan = tf.data.Dataset.from_tensor_slices(_arrays(ordered_plan(captions, captions_per_image)))
     return _with_texts(source.batches(plan, batch_size, augment=False), captions)

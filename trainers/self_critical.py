@@ -127,7 +127,9 @@ class SelfCriticalModel(keras.Model):
 
     def train_step(self, data):
         x, targets, sample_weight = data
-        (token_ids, lengths), greedy = self._draw(x["images"], self.optimizer.iterations)
+        # Not `iterations`, which counts updates: batches whose gradients are accumulated draw with numbers of their own.
+        step = getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations
+        (token_ids, lengths), greedy = self._draw(x["images"], step)
         given = (targets, sample_weight > 0)
         rewards = self._rewards(token_ids, *given)
         if greedy is not None:

@@ -177,11 +177,6 @@ class TrainSettings:
         return tuple(part for part in pretrained if part in trained)
 
     @property
-    def has_validation(self) -> bool:
-        """Whether there are validation images."""
-        return self.validation_csv is not None
-
-    @property
     def augmentation(self) -> Augmentation | None:
         """The random changes of training images, or None."""
         augmentation = Augmentation(

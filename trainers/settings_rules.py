@@ -75,10 +75,6 @@ def check_settings(settings) -> None:
         raise ValueError(
             f"`validation_images` needs a `validation_csv`; received {settings.validation_images} without one."
         )
-    if settings.patience and not settings.has_validation:
-        raise ValueError(
-            f"`patience` needs validation images, without which no epoch is better than another; received {settings.patience}."
-        )
     _ = settings.augmentation  # refuses what is out of range
     if settings.objective == "self_critical":
         _check_self_critical(settings)

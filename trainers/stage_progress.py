@@ -57,12 +57,20 @@ def load_latest(run: RunFolder, captioner: ImageCaptioner) -> tuple[Path, dict]:
         CheckpointError: If all are damaged.
     """
     *later, last = run.checkpoints
+    damaged = []
     for path in later:
         try:
-            return path, {"step": 0} | load_checkpoint(path, captioner)
+            state = load_checkpoint(path, captioner)
+            break
         except CheckpointError as error:
             log.warning("%s. Going on from the checkpoint before it.", error)
-    return last, {"step": 0} | load_checkpoint(last, captioner)
+            damaged.append(path)
+    else:
+        path, state = last, load_checkpoint(last, captioner)
+    if run.writes:  # they would count among those that are kept
+        for other in damaged:
+            other.unlink(missing_ok=True)
+    return path, {"step": 0} | state
 
 
 def require_resumable(run: RunFolder, fingerprints: dict[str, str]) -> None:

@@ -142,7 +142,16 @@ def _in_stage(settings, stage: Stage, number: int):
 
 
 def _require_no_idle_settings(settings, stages: tuple[Stage, ...]) -> None:
-    """Refuses a setting of the run that each stage overrides: it would change nothing."""
+    """Refuses a setting of the run that would change nothing: each stage overrides it, or trains no part that it is about."""
+    trained = {part for stage in stages for part in stage.changes.get("train_parts", settings.train_parts)}
+    of_parts = {name: getattr(settings, name) for name in ("rate_scales", "weight_decays")}
+    of_parts["frozen_until"] = {"image_encoder": None} if settings.frozen_until else {}
+    for name, parts in of_parts.items():
+        if idle := sorted(set(parts) - trained):
+            raise ValueError(
+                f"`{name}` must be about parts that a stage trains ({', '.join(sorted(trained))}); received "
+                f"{name}={getattr(settings, name)}, which is about {idle[0]}."
+            )
     defaults = {
         field.name: field.default_factory() if field.default is dataclasses.MISSING else field.default
         for field in dataclasses.fields(settings)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import keras
 
 from trainers.checkpoint import save_checkpoint
+from trainers.divergence import require_finite_weights
 from trainers.run_folder import RunFolder
 from trainers.settings import TrainSettings
 from trainers.stop_vote import StopVote
@@ -63,6 +64,9 @@ class StepCheckpoints(keras.callbacks.Callback):
         if self.state["step"] < self.steps_per_epoch:
             stop_signal = self.vote.after_step(self.stop_signal or 0)
             if stop_signal or self._is_due():
+                require_finite_weights(
+                    self.model, f"step {self.state['step']} of epoch {self.state['epoch'] + 1}"
+                )
                 self.save()
             self._stop(stop_signal)
 

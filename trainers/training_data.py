@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from captioner.files import atomic_path
 from captioner.model.encoder_split import EncoderSplit
-from trainers.callbacks import DivergenceError
 from trainers.data_report import DataReport, require_good_data, write_data_report
+from trainers.divergence import DivergenceError
 from trainers.records import Problem
 from trainers.run_folder import RunFolder
 from trainers.settings import TrainSettings
 from trainers.stage_progress import require_resumable
+from trainers.stages import stage_settings
 
 log = logging.getLogger("captioner")
 
@@ -52,7 +53,12 @@ class TrainingData:
 
 
 def accept_data(
-    settings: TrainSettings, run: RunFolder, reports: Mapping[str, DataReport], fingerprints: dict[str, str]
+    settings: TrainSettings,
+    run: RunFolder,
+    reports: Mapping[str, DataReport],
+    fingerprints: dict[str, str],
+    *,
+    has_validation: bool,
 ) -> None:
     """Reports the data of a run, and refuses those that are too bad or not those that a run to resume began with.
 
@@ -61,11 +67,17 @@ def accept_data(
         run: an open RunFolder. A resume that is refused leaves it as it is.
         reports: as for `write_data_report`.
         fingerprints: as in `TrainingData`.
+        has_validation: bool. Whether there are validation images.
 
     Raises:
         ValueError: If that is so.
         CheckpointError: If a run to resume cannot be read.
     """
+    patience = max(stage.patience for stage in stage_settings(settings))
+    if patience and not has_validation:
+        raise ValueError(
+            f"`patience` needs validation images, without which no epoch is better than another; received {patience}."
+        )
     for report in reports.values():
         log.info(report.summary())
     if settings.resume:

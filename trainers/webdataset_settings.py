@@ -52,7 +52,3 @@ class WebdatasetTrainSettings(TrainSettings):
                 f"`validation_shards` and `validation_csv` exclude each other; received {self.validation_shards} and "
                 f"{self.validation_csv}."
             )
-
-    @property
-    def has_validation(self) -> bool:
-        return super().has_validation or bool(self.validation_shards)

@@ -123,7 +123,13 @@ def _read_inputs(
     problems = ReadProblems(write, known)
     stack.callback(problems.close)
     inputs = _Inputs(training=training, problems=problems, **inputs)
-    accept_data(settings, run, {**reports, **(later(known) if known else {})}, inputs.fingerprints)
+    accept_data(
+        settings,
+        run,
+        {**reports, **(later(known) if known else {})},
+        inputs.fingerprints,
+        has_validation="validation" in reports,
+    )
     return inputs
 
 

@@ -11,6 +11,7 @@ from streams import assert_batches_equal
 from trainers.accumulation import accumulated_batches
 from trainers.loop import _training_batches, compiled_model
 from trainers.settings import TrainSettings
+from trainers.stages import Stage
 
 NUM_TOKENS = (1, 5, 2, 4, 3, 1, 5)  # of the caption of each batch
 STEPS_PER_EPOCH = 7
@@ -48,14 +49,14 @@ def test_the_weights_of_an_update_are_shared_by_all_of_its_tokens():
         np.testing.assert_array_equal(x["images"], expected_x["images"])
         np.testing.assert_array_equal(targets, expected_targets)
         update = [NUM_TOKENS[s % 7] for s in range(step - step % 3, min(step - step % 3 + 3, 14))]
-        np.testing.assert_allclose(weight, mask * 3 / sum(update), rtol=1e-6)
+        np.testing.assert_allclose(weight, mask * len(update) / sum(update), rtol=1e-6)
 
 
 def test_the_first_update_of_a_stage_begins_with_its_optimizer():
     found = steps_of(accumulated_batches(training, 3, STEPS_PER_EPOCH, 1, 0, optimizer_epoch=1))
     for step, (_, _, weight) in enumerate(found):
         update = NUM_TOKENS[step - step % 3 : step - step % 3 + 3]
-        np.testing.assert_allclose(weight.sum(), NUM_TOKENS[step] * 3 / sum(update), rtol=1e-6)
+        np.testing.assert_allclose(weight.sum(), NUM_TOKENS[step] * len(update) / sum(update), rtol=1e-6)
     rest = steps_of(accumulated_batches(training, 3, STEPS_PER_EPOCH, 1, 4, optimizer_epoch=1))
     np.testing.assert_array_equal(rest[0][2], found[4][2])
 
@@ -107,3 +108,12 @@ def test_three_batches_of_unequal_length_act_like_the_big_batch(tiny_captioner):
     )
     off = [np.abs(a - b).max() for a, b in zip(means.values(), expected.values(), strict=True)]
     assert max(off) > 0.1 * largest  # what the mean of each batch's own mean would be
+
+
+def test_a_run_or_stage_without_an_update_is_refused(train, tmp_path):
+    for changes in ({"epochs": 1}, {"epochs": 15, "stages": (Stage(epochs=9), Stage(epochs=1))}):
+        with pytest.raises(
+            ValueError,
+            match="must be at most the 1 steps of the run or stage, or no update is made; received 9",
+        ):
+            train(tmp_path / "run", batch_size=10, gradient_accumulation_steps=9, **changes)

@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
+import pandas
 import pytest
 
+from trainers import delimited
 from trainers.caption_tables import read_captions
 
 
@@ -218,3 +221,26 @@ def test_json_records_may_hold_a_caption_or_a_list_of_them(tmp_path):
     assert reasons(records) == [("empty caption", "row 4")]
     lines = "\n".join(json.dumps({"file_name": "a.jpg", "text": text}) for text in ("x", "y"))
     assert as_dict(read_captions(write(tmp_path, "metadata.jsonl", lines))) == {"a.jpg": ("x", "y")}
+
+
+def test_lists_of_parquet_and_missing_values_of_pandas(tmp_path, monkeypatch):
+    several, one = np.array(["a dog", "a cat"], object), np.array(["a bike"], object)
+    cells = [several, one, np.array([], object), pandas.NA, float("nan"), None, [{"raw": "a man"}], 7]
+    frame = pandas.DataFrame(
+        {"image": [f"{n}.jpg" for n in range(8)], "caption": pandas.Series(cells, dtype=object)}
+    )
+    monkeypatch.setattr(delimited, "read_table", lambda table, content: frame)
+    records = read_captions(write(tmp_path, "t.parquet", "PAR1"))
+    assert as_dict(records) == {"0.jpg": ("a dog", "a cat"), "1.jpg": ("a bike",), "7.jpg": ("7",)}
+    rows = [("empty caption", f"row {n}") for n in (4, 5, 6, 7)]
+    assert reasons(records) == [*rows, ("caption is no text", "row 8")]
+    assert records.num_rows == 9
+
+
+def test_an_image_without_captions_is_counted_and_named(tmp_path):
+    rows = [{"image": "a.jpg", "captions": []}, {"image": "b.jpg", "captions": ["a dog"]}]
+    records = read_captions(write(tmp_path, "t.jsonl", "\n".join(map(json.dumps, rows))))
+    assert (records.num_rows, reasons(records)) == (2, [("empty caption", "row 2")])
+    images = [{"filename": "a.jpg", "sentences": []}, {"filename": "b.jpg", "sentences": [{"raw": "a dog"}]}]
+    records = read_captions(write(tmp_path, "t.json", json.dumps({"images": images})))
+    assert (records.num_rows, reasons(records)) == (2, [("empty caption", "images[0].sentences[0]")])

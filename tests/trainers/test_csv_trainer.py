@@ -83,9 +83,11 @@ def test_a_table_with_a_split_column_is_split_by_it(prepared, photos, tmp_path):
     rows = [f"{i}.png,a dog {i},{split}" for i, split in enumerate(["train", "train", "test", "dev"])]
     table = tmp_path / "table.csv"
     table.write_text("\n".join(["file,caption,split", *rows]))
-    _, data = prepared(csv=table)
+    _, data = prepared(csv=table, patience=2)
     assert data.num_images == 2
     assert data.validation_references == (("a dog 3",),)
+    with pytest.raises(ValueError, match="`patience` needs validation images"):
+        prepared(csv=table, split="test", patience=2)
 
 
 def test_a_validation_split_of_a_karpathy_file_leaves_val_and_test_alone(prepared, tmp_path):

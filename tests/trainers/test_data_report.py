@@ -11,7 +11,7 @@ from trainers import data_report
 from trainers.data_report import check_data, check_images, require_good_data, write_data_report
 from trainers.records import CaptionedImage, CaptionRecords, Problem
 
-QUIET = {"num_threads": 2, "progress": False}
+QUIET = {"progress": False}
 
 
 def save_image(path, seed=0, size=(6, 5)):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from captioner.images import Augmentation, ImageTransform, read_image
+from captioner.model.encoder_split import split_image_encoder
 from trainers import feature_cache
 from trainers.caption_sets import tokenize_captions
 from trainers.encode_images import weights_fingerprint
@@ -243,3 +244,14 @@ def test_a_fingerprint_follows_the_weights_and_not_the_counters_of_names():
     assert weights_fingerprint(first) == weights_fingerprint(second)
     second.layers[1].bias.assign([0.5, 0.25])
     assert weights_fingerprint(first) != weights_fingerprint(second)
+
+
+def test_features_of_another_dtype_are_others_also_those_of_a_part_of_the_encoder():
+    def front(policy):
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(3, dtype=policy, kernel_initializer="ones", name="front")(inputs)
+        encoder = keras.Model(inputs, keras.layers.Dense(2, dtype=policy, name="back")(hidden))
+        return split_image_encoder(encoder, "front").frozen
+
+    fingerprints = {weights_fingerprint(front(policy)) for policy in ("float32", "float32", "mixed_bfloat16")}
+    assert len(fingerprints) == 2

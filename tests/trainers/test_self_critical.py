@@ -199,3 +199,16 @@ def test_another_backend_is_refused(step_data, monkeypatch):
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     with pytest.raises(ValueError, match="needs KERAS_BACKEND=tensorflow; it is jax"):
         SelfCriticalModel(None, None, None, [], None)
+
+
+def test_batches_whose_gradients_are_accumulated_draw_with_numbers_of_their_own(step_data, monkeypatch):
+    model, x, weight, _ = step_data()
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer, loss=model.caption_loss, run_eagerly=True)
+    draw, steps = model._draw, []
+    monkeypatch.setattr(model, "_draw", lambda images, step: steps.append(int(step)) or draw(images, step))
+    targets = tf.roll(x["token_ids"], -1, axis=2)
+    for _ in range(4):
+        model.train_step((x, targets, weight))
+    assert steps == [0, 1, 2, 3]

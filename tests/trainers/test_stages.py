@@ -82,6 +82,8 @@ def test_a_pretrained_decoder_trains_what_is_fresh_then_the_decoder_then_all(set
         ({"stages": (Stage(train_parts=("image_encoder",)),), "cache_features": True}, "`cache_features` is used by none of the"),
         ({"stages": (OWN_CAPTIONS,), "preset": None}, "stage 1 of 1: `objective`=self_critical needs a captioner"),
         ({"stages": (FRESH, LATE_LAYERS), "epochs": 7}, "`epochs` of the run is used by none of its 2 stages.* epochs=7"),
+        ({"stages": (FRESH,), "weight_decays": {"image_encoder": 0.1}}, "`weight_decays` must be about parts that a stage"),
+        ({"stages": (FRESH,), "frozen_until": "cells"}, "`frozen_until` must be about parts that a stage trains"),
         ({"stages": (Stage(rate_scales={"image_encoder": 0.1}),)}, "stage 1 of 1: `rate_scales` must name parts"),
     ],
 )  # fmt: skip
@@ -176,8 +178,10 @@ def test_a_damaged_checkpoint_of_a_stage_falls_back_into_the_one_before(finished
         train(folder, **STAGED)
     for path in RunFolder(folder).checkpoints[:1]:
         path.write_bytes(path.read_bytes()[:-100])
-    train(folder, **STAGED, resume=True)
+        damaged = path
+    train(folder, **STAGED, keep_checkpoints=1, resume=True)
     assert_same_run(folder, finished)
+    assert damaged not in RunFolder(folder).checkpoints and len(RunFolder(folder).checkpoints) == 1
 
 
 def test_a_staged_run_killed_by_the_system_equals_one_that_ran_through(settings, tmp_path):

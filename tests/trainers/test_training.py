@@ -24,8 +24,8 @@ from runs import (
 from captioner.model import ImageCaptioner
 from captioner.sampling import DecodingSettings
 from trainers import callbacks, csv_trainer, loop, step_checkpoints
-from trainers.callbacks import DivergenceError
 from trainers.checkpoint import CheckpointError, load_checkpoint
+from trainers.divergence import DivergenceError, require_finite_weights
 from trainers.run_folder import RunFolder
 from trainers.stage_progress import train_parts_only
 from trainers.validation import Validator
@@ -298,18 +298,30 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_its_last_batches
 def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_checkpoint(
     train, monkeypatch, tmp_path
 ):
-    show = callbacks.EndOfEpoch._require_finite_weights
+    def poison(model, when):
+        if when == "the last step of epoch 2":
+            model.trainable_variables[-1].assign(model.trainable_variables[-1] * np.nan)
+        require_finite_weights(model, when)
 
-    def poison(self, number):
-        if number == 2:
-            self.model.trainable_variables[-1].assign(self.model.trainable_variables[-1] * np.nan)
-        show(self, number)
-
-    monkeypatch.setattr(callbacks.EndOfEpoch, "_require_finite_weights", poison)
+    monkeypatch.setattr(callbacks, "require_finite_weights", poison)
     with pytest.raises(DivergenceError, match="no longer numbers after the last step of epoch 2"):
         train(tmp_path / "run", epochs=3)
     values, state = read_checkpoint(last_checkpoint(tmp_path / "run"))
     assert state["epoch"] == 1
+    assert all(np.isfinite(value).all() for value in values.values())
+
+
+def test_weights_spoiled_by_a_step_do_not_become_its_checkpoint(train, monkeypatch, tmp_path):
+    def poison(model, when):
+        if when == "step 2 of epoch 2":
+            model.trainable_variables[-1].assign(model.trainable_variables[-1] * np.nan)
+        require_finite_weights(model, when)
+
+    monkeypatch.setattr(step_checkpoints, "require_finite_weights", poison)
+    with pytest.raises(DivergenceError, match="no longer numbers after step 2 of epoch 2"):
+        train(tmp_path / "run", epochs=3, checkpoint_steps=1)
+    values, state = read_checkpoint(last_checkpoint(tmp_path / "run"))
+    assert (state["epoch"], state["step"]) == (1, 1)
     assert all(np.isfinite(value).all() for value in values.values())
 
 

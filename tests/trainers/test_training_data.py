@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.callbacks import DivergenceError
+from trainers.divergence import DivergenceError
 from trainers.run_folder import RunFolder
 from trainers.training_data import diverging_batch_stored
 

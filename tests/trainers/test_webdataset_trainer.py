@@ -308,6 +308,12 @@ def test_impossible_settings_are_refused(prepared, changes, message):
         prepared(**changes)
 
 
+def test_patience_without_validation_images_is_refused(prepared, shards):
+    with pytest.raises(ValueError, match="`patience` needs validation images"):
+        prepared(patience=2)
+    prepared(patience=2, validation_shards=(shards[1],))
+
+
 def test_a_shard_in_two_sources_is_refused(prepared, shards):
     with pytest.raises(ValueError, match="a shard is in two of them"):
         prepared(shards=(shards[0], shards[0]), shard_weights=(1.0, 1.0))
