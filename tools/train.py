@@ -54,6 +54,7 @@ def train_csv(command: TrainCsvCommand) -> int:
 
     if not command.folds or command.fold:
         return _run(train_csv, command)
+    command = with_processes(command, os.environ)  # refuses several, which the environment may tell of
     with log_on_terminal():
         summary = cross_validate(command, train_csv)
     for name, metric in summary.items():

@@ -227,3 +227,12 @@ def test_shards_that_are_not_there_end_in_one_line(capsys, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert main(["train", "webdataset", "--shards", "gone.tar", "--run-dir", "run"]) == 1
     assert "'gone.tar' is no shard that could be found" in capsys.readouterr().err
+
+
+def test_folds_under_a_cluster_of_several_processes_are_refused(monkeypatch, tmp_path, capsys):
+    cluster = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "12345"}
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
+    words = ["--csv", "table.csv", "--run-dir", str(tmp_path / "run"), "--folds", "3"]
+    assert main(["train", "csv", *words]) == 1
+    assert "`folds` must be trained one by one with several processes" in capsys.readouterr().err
