@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -129,5 +130,11 @@ def explained_data_errors(data: TrainingData) -> Iterator[None]:
         raise ValueError(
             "Training stopped while reading images. The last checkpoint is intact. "
             + (f"Since the start these became unusable: {problems}. " if problems else "")
-            + str(error.message)
+            + _reason(str(error.message))
         ) from error
+
+
+def _reason(message: str) -> str:
+    """What a Python function in TensorFlow's graph raised, without TensorFlow's words around it and the traceback."""
+    raised = re.findall(r"^[\w.]*Error: (.+)$", message, re.MULTILINE)
+    return raised[-1] if raised else message

@@ -1,5 +1,6 @@
 """Which batches a run that diverged keeps: three steps in an epoch, each batch a number."""
 
+import re
 import types
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from trainers.divergence import DivergenceError
+from trainers.records import Problem
 from trainers.run_folder import RunFolder
-from trainers.training_data import diverging_batch_stored
+from trainers.training_data import diverging_batch_stored, explained_data_errors
 
 NUM_STEPS = 3
 
@@ -48,3 +50,19 @@ def test_a_process_that_does_not_write_keeps_nothing(tmp_path):
     with pytest.raises(DivergenceError, match=r"^It diverged\.$"), diverging_batch_stored(run, DATA, {}):
         raise DivergenceError("It diverged.")
     assert not run.diverged_batch.exists()
+
+
+def test_an_error_of_python_in_a_pipeline_is_told_in_its_own_words_behind_what_became_unusable():
+    def read(number):
+        raise OSError("the cache is too small")
+
+    dataset = tf.data.Dataset.range(3).map(lambda number: tf.numpy_function(read, [number], tf.int64))
+    data = types.SimpleNamespace(
+        find_problems=lambda: [Problem("truncated shard", "a.tar/0", "7 bytes are left")]
+    )
+    words = (
+        "Training stopped while reading images. The last checkpoint is intact. Since the start these became unusable: "
+        "a.tar/0: truncated shard: 7 bytes are left. the cache is too small"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"), explained_data_errors(data):
+        list(dataset)
