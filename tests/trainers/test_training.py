@@ -295,15 +295,21 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_its_last_batches
         assert len(stored.files) == 2 * 5
 
 
-def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_checkpoint(
-    train, monkeypatch, tmp_path
-):
+def spoil_weights(monkeypatch, module, moment):
+    """Makes weights no numbers just before a module looks at them for the first time after a step."""
+
     def poison(model, when):
-        if when == "the last step of epoch 2":
+        if when == moment:
             model.trainable_variables[-1].assign(model.trainable_variables[-1] * np.nan)
         require_finite_weights(model, when)
 
-    monkeypatch.setattr(callbacks, "require_finite_weights", poison)
+    monkeypatch.setattr(module, "require_finite_weights", poison)
+
+
+def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_checkpoint(
+    train, monkeypatch, tmp_path
+):
+    spoil_weights(monkeypatch, callbacks, "the last step of epoch 2")
     with pytest.raises(DivergenceError, match="no longer numbers after the last step of epoch 2"):
         train(tmp_path / "run", epochs=3)
     values, state = read_checkpoint(last_checkpoint(tmp_path / "run"))
@@ -312,12 +318,7 @@ def test_weights_spoiled_by_the_last_step_of_an_epoch_do_not_become_the_last_che
 
 
 def test_weights_spoiled_by_a_step_do_not_become_its_checkpoint(train, monkeypatch, tmp_path):
-    def poison(model, when):
-        if when == "step 2 of epoch 2":
-            model.trainable_variables[-1].assign(model.trainable_variables[-1] * np.nan)
-        require_finite_weights(model, when)
-
-    monkeypatch.setattr(step_checkpoints, "require_finite_weights", poison)
+    spoil_weights(monkeypatch, step_checkpoints, "step 2 of epoch 2")
     with pytest.raises(DivergenceError, match="no longer numbers after step 2 of epoch 2"):
         train(tmp_path / "run", epochs=3, checkpoint_steps=1)
     values, state = read_checkpoint(last_checkpoint(tmp_path / "run"))

@@ -55,9 +55,8 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # what was asked of a process that had ended is flushed again
+        # What was asked of a process that had ended is flushed again.
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.stdout.close()
         try:

@@ -34,7 +34,7 @@ from trainers.shards.report import NOT_FETCHED, OUTDATED_INDEX, ShardStatus
 log = logging.getLogger("captioner")
 
 MAX_NAMED = 10_000
-"""Rejected samples that a run holds, and names in its data report; half a million took 0.8 GB of memory."""
+"""Rejected samples that a run holds, and names in its data report. The indexes name all, and there may be millions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,8 @@ class ShardData:
     """The share of each source."""
     summaries: tuple[IndexSummary, ...]
     """What is said of each shard, source after source; with the first of many rejected samples."""
-    unnamed: tuple[Counter, ...]
-    """For each shard how many rejected samples `summaries` leaves out, by reason and number of captions."""
+    unnamed: Counter
+    """How many rejected samples `summaries` leaves out, by reason and number of captions."""
     unreadable: tuple[Problem, ...] = ()
     """Shards that cannot be read; they are left out."""
     cache: ShardCache | None = None
@@ -116,11 +116,10 @@ class ShardData:
         num_captions = sum(summary.num_captions for summary in read)
         # How many captions a shard had of which nothing can be read, is not known: as many as the others.
         each = max(round(num_captions / max(len(read), 1)), 1)
-        unnamed: Counter[tuple[str, int]] = sum(self.unnamed, Counter())
         num_unnamed: Counter[str] = Counter()
-        for (reason, _), count in unnamed.items():
+        for (reason, _), count in self.unnamed.items():
             num_unnamed[reason] += count
-        num_unnamed_captions = sum(lost * count for (_, lost), count in unnamed.items())
+        num_unnamed_captions = sum(lost * count for (_, lost), count in self.unnamed.items())
         nothing = [
             problem for summary in self.summaries if not summary.num_read for problem in summary.problems
         ]
@@ -198,7 +197,7 @@ def find_data(
         cache=cache,
         weights=tuple(weights) or (1.0,),
         summaries=tuple(summary for summary, _ in found),
-        unnamed=tuple(unnamed for _, unnamed in found),
+        unnamed=sum((unnamed for _, unnamed in found), Counter()),
         unreadable=tuple(unreadable.values()),
     )
     for word, source in zip(words, data.plan_sources, strict=False):

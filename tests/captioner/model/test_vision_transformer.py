@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from tiny_captioner import IMAGE_SIZE, random_images, tiny_captioner
 
 from captioner.model import CaptionerBackbone
 from captioner.model.encoder_split import split_image_encoder
@@ -29,6 +30,22 @@ def images(count=2):
 def test_the_sequence_has_the_patches_behind_the_tokens_of_its_own(kind, num_more):
     encoder = vision_transformer(kind, **SIZES)
     assert encoder.output_shape == (None, num_more + NUM_PATCHES, 21)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_is_about_the_patches_whatever_tokens_stand_before_them(kind):
+    sizes = {
+        "image_size": IMAGE_SIZE,
+        "patch_size": (3, 3),
+        "hidden_dim": 22,
+        "num_layers": 1,
+        "num_heads": 2,
+    }
+    encoder = vision_transformer(kind, **sizes, intermediate_dim=26)
+    captioner = tiny_captioner(image_encoder=encoder, plain_image_tokens=True, num_image_layers=0)
+    ((maps,),) = captioner.attention(random_images(1), [["a dog"]])
+    assert maps.shape[1:] == (IMAGE_SIZE[0] // 3, IMAGE_SIZE[1] // 3)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
